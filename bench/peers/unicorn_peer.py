@@ -1,0 +1,56 @@
+"""Unicorn, set up as its own samples and most programs set it up: mem_map, mem_write, emu_start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import unicorn
+from elftools.elf.elffile import ELFFile
+from unicorn import x86_const as x86
+
+PAGE = 4096
+STACK_TOP = 0x7FFF_0000
+STACK_SIZE = 1 << 20
+RETURN_TO = 0x7FFF_8000  # calls return here; emulation ends before it is executed
+
+
+def bare(memory: int = 64 << 20) -> unicorn.Uc:
+    """An instance with RAM: without a first mem_map Unicorn has not built its machine yet."""
+    uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
+    uc.mem_map(0, memory)
+    return uc
+
+
+class UnicornGuest:
+    """One i386 program in one Unicorn instance, its functions callable by name."""
+
+    def __init__(self, path: Path) -> None:
+        self.uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
+        with path.open("rb") as file:
+            elf = ELFFile(file)
+            loads = [s for s in elf.iter_segments() if s["p_type"] == "PT_LOAD"]
+            low = min(s["p_vaddr"] for s in loads) & -PAGE
+            high = max(s["p_vaddr"] + s["p_memsz"] for s in loads)
+            self.uc.mem_map(low, (high - low + PAGE - 1) & -PAGE)
+            for segment in loads:
+                self.uc.mem_write(segment["p_vaddr"], segment.data())
+            symbols = elf.get_section_by_name(".symtab").iter_symbols()
+            self.symbols = {s.name: int(s["st_value"]) for s in symbols}
+        self.uc.mem_map(STACK_TOP - STACK_SIZE, STACK_SIZE)
+        self.uc.mem_map(RETURN_TO, PAGE)
+
+    def call(self, name: str, *args: int) -> int:
+        """Call a cdecl function and return eax."""
+        words = (RETURN_TO, *args)
+        esp = STACK_TOP - 64
+        self.uc.mem_write(esp, b"".join(w.to_bytes(4, "little") for w in words))
+        self.uc.reg_write(x86.UC_X86_REG_ESP, esp)
+        self.uc.emu_start(self.symbols[name], RETURN_TO)
+        return int(self.uc.reg_read(x86.UC_X86_REG_EAX))
+
+    def hook(self, name: str, handler: Callable[..., None]) -> Any:
+        """Call handler(uc, address, size, user_data) before the first instruction of a function."""
+        address = self.symbols[name]
+        return self.uc.hook_add(unicorn.UC_HOOK_CODE, handler, begin=address, end=address)

@@ -1,0 +1,451 @@
+#include "block.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "execute.h"
+#include "kprobe.h"
+#include "machine.h"
+#include "translate.h"
+
+struct chunk {
+    struct chunk *next;
+    u8 bytes[ARENA_CHUNK - sizeof(struct chunk *)];
+};
+
+static void *arena_alloc(struct code_arena *arena, size_t size)
+{
+    size = (size + 31) & ~(size_t)31;
+    if (!arena->chunks || arena->used + size > sizeof(arena->chunks->bytes)) {
+        struct chunk *chunk = malloc(sizeof(*chunk));
+        if (!chunk)
+            return NULL;
+        chunk->next = arena->chunks;
+        arena->chunks = chunk;
+        arena->used = 0;
+        arena->total += sizeof(*chunk);
+    }
+    void *ret = arena->chunks->bytes + arena->used;
+    arena->used += size;
+    return ret;
+}
+
+void arena_deinit(struct code_arena *arena)
+{
+    while (arena->chunks) {
+        struct chunk *next = arena->chunks->next;
+        free(arena->chunks);
+        arena->chunks = next;
+    }
+    arena->used = arena->total = 0;
+}
+
+static unsigned hash_phys(u32 phys)
+{
+    return (phys ^ phys >> BLOCK_HASH_BITS) & (BLOCK_HASH_SIZE - 1);
+}
+
+/* --- bytes that change ------------------------------------------------------------------------------------ */
+
+static bool bits_any(const u8 *bitmap, u32 offset, u32 size)
+{
+    for (u32 i = offset; i < offset + size; i++)
+        if (bitmap[i >> 3] >> (i & 7) & 1)
+            return true;
+    return false;
+}
+
+static void bits_set(u8 *bitmap, u32 offset, u32 size)
+{
+    for (u32 i = offset; i < offset + size; i++)
+        bitmap[i >> 3] |= (u8)(1 << (i & 7));
+}
+
+/* The part of a block in one of its pages: [*from, *to) as offsets in the page. */
+static void block_range(const struct block *b, bool second, u32 *from, u32 *to)
+{
+    u32 start = b->phys & PAGE_MASK, end = start + b->bytes;
+    *from = second ? 0 : start;
+    *to = second ? end - PAGE_SIZE : end < PAGE_SIZE ? end : PAGE_SIZE;
+}
+
+static bool block_crosses(const struct block *b)
+{
+    return (b->phys & PAGE_MASK) + b->bytes > PAGE_SIZE;
+}
+
+static void block_make_stale(struct cpu *cpu, struct block *b)
+{
+    struct block **at = &cpu->blocks[hash_phys(b->phys)];
+    while (*at != b)
+        at = &(*at)->hash_next;
+    *at = b->hash_next;
+    b->stale = true;
+    b->ops[0].fn = stale;
+}
+
+/* Which of its two list nodes a block uses in the page that holds frame. */
+static unsigned block_node(const struct block *b, const struct page *page, const struct machine *m)
+{
+    return memory_page(&m->mem, b->phys >> PAGE_SHIFT) != page;
+}
+
+void code_invalidate(struct machine *m, struct page *page, u32 offset, u32 size)
+{
+    if (!page->code || !bits_any(page->code, offset, size))
+        return;
+    struct block **at = &page->blocks;
+    bool any = false;
+    memset(page->code, 0, PAGE_SIZE / 8);
+    while (*at) {
+        struct block *b = *at;
+        unsigned node = block_node(b, page, m);
+        u32 from, to;
+        block_range(b, node, &from, &to);
+        if (b->stale || (from < offset + size && offset < to)) {
+            any |= !b->stale;
+            if (!b->stale)
+                block_make_stale(m->cpu, b);
+            *at = b->page_next[node];
+        } else {
+            bits_set(page->code, from, to - from);
+            at = &b->page_next[node];
+        }
+    }
+    if (!page->blocks) {
+        free(page->code);
+        page->code = NULL;
+        page->probe_conflict = false;
+    }
+    m->cpu->code_changed |= any;
+}
+
+void code_invalidate_lin(struct machine *m, u32 lin, u32 size)
+{
+    while (size) {
+        u32 phys, n = PAGE_SIZE - (lin & PAGE_MASK);
+        n = n < size ? n : size;
+        if (mmu_probe(m->cpu, lin, &phys)) {
+            struct page *page = memory_page(&m->mem, phys >> PAGE_SHIFT);
+            if (page)
+                code_invalidate(m, page, phys & PAGE_MASK, n);
+        }
+        lin += n;
+        size -= n;
+    }
+}
+
+/* --- probes ----------------------------------------------------------------------------------------------- */
+
+static struct page *probe_page(struct machine *m, u32 lin, u32 *ret_phys)
+{
+    if (!mmu_probe(m->cpu, lin, ret_phys))
+        return NULL;
+    return memory_page(&m->mem, *ret_phys >> PAGE_SHIFT);
+}
+
+bool code_bind_probe(struct machine *m, u32 lin, bool on)
+{
+    u32 phys, offset;
+    struct page *page = probe_page(m, lin, &phys);
+    if (!page)
+        return false;
+    offset = phys & PAGE_MASK;
+    if (on && !page->probed) {
+        if (!memory_own(m, page) || !(page->probed = calloc(1, PAGE_SIZE / 8)))
+            return false;
+        tlb_protect(m, phys >> PAGE_SHIFT);
+    }
+    if (!page->probed)
+        return true;
+    if (on)
+        bits_set(page->probed, offset, 1);
+    else
+        page->probed[offset >> 3] &= (u8)~(1 << (offset & 7));
+    code_invalidate(m, page, offset, 1);
+    return true;
+}
+
+bool code_write_probe(struct machine *m, u32 lin, u8 byte)
+{
+    u32 phys, offset;
+    struct page *page = probe_page(m, lin, &phys);
+    if (!page || !memory_own(m, page))
+        return false;
+    offset = phys & PAGE_MASK;
+    page->data[offset] = byte;
+    if (page->probe_conflict || !page->probed || !bits_any(page->probed, offset, 1))
+        code_invalidate(m, page, offset, 1);
+    return true;
+}
+
+/* --- decoding --------------------------------------------------------------------------------------------- */
+
+/* The code bytes from one linear address on. */
+struct fetch_window {
+    u32 phys, phys_end;         /* of the first byte; of the second page's start when used */
+    const u8 *host;             /* first byte */
+    u32 n;                      /* bytes up to the page's end */
+    u8 joined[2 * INSN_MAX];    /* an instruction that crosses into the next page */
+};
+
+static const u8 no_ram[INSN_MAX] = {0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
+                                    0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF};
+
+static struct page *code_page(struct machine *m, u32 phys)
+{
+    return memory_page(&m->mem, phys >> PAGE_SHIFT);
+}
+
+/* The instruction at window offset `at` crosses the page: put its bytes together. False: #PF. */
+static bool fetch_join(struct cpu *cpu, struct fetch_window *w, u32 lin, u32 at)
+{
+    u32 n = w->n - at, next = (lin + w->n) & ~PAGE_MASK;
+    if (!mmu_translate(cpu, next, ACCESS_FETCH, &w->phys_end))
+        return false;
+    struct page *page = code_page(cpu->machine, w->phys_end);
+    memcpy(w->joined, w->host + at, n);
+    memcpy(w->joined + n, page ? page->data : no_ram, INSN_MAX);
+    return true;
+}
+
+/* Note that decoded code covers [offset, offset + size) of a page. */
+static bool page_cover(struct machine *m, struct page *page, u32 frame, u32 offset, u32 size)
+{
+    if (!page->code) {
+        page->code = calloc(1, PAGE_SIZE / 8);
+        if (!page->code)
+            return false;
+        tlb_protect(m, frame);
+    }
+    bits_set(page->code, offset, size);
+    return true;
+}
+
+/* Decoded bytes that hold a probe's breakpoint without being bound to it: arming must invalidate what is here. */
+static void note_conflict(struct page *page, u32 offset, u32 size)
+{
+    page->probe_conflict |= page->probed && bits_any(page->probed, offset, size);
+}
+
+static struct block *out_of_memory(struct cpu *cpu)
+{
+    cpu_stop(cpu, STOP_MEMORY);
+    cpu->leave = LEAVE_STOP;
+    return NULL;
+}
+
+static struct block *fetch_fault(struct cpu *cpu)
+{
+    cpu->leave = LEAVE_FAULT;
+    return NULL;
+}
+
+static bool block_enter(struct cpu *cpu, struct block *b)
+{
+    struct machine *m = cpu->machine;
+    for (unsigned second = 0; second <= block_crosses(b); second++) {
+        u32 from, to, frame = (second ? b->phys_end : b->phys) >> PAGE_SHIFT;
+        struct page *page = memory_page(&m->mem, frame);
+        if (!page)
+            continue;
+        block_range(b, second, &from, &to);
+        if (!page_cover(m, page, frame, from, to - from))
+            return false;
+        b->page_next[second] = page->blocks;
+        page->blocks = b;
+    }
+    unsigned h = hash_phys(b->phys);
+    b->hash_next = cpu->blocks[h];
+    cpu->blocks[h] = b;
+    return true;
+}
+
+static struct block *block_build(struct cpu *cpu, const struct translation *t, const struct fetch_window *w, u32 bytes)
+{
+    size_t size = sizeof(struct block) + t->n * sizeof(struct op);
+    struct block *b = arena_alloc(&cpu->machine->arena, size);
+    if (!b)
+        return NULL;
+    *b = (struct block){
+        .eip = t->ops[0].eip,
+        .cs_base = cpu->seg[CS].base,
+        .cs_limit = cpu->seg[CS].limit,
+        .mode = t->mode,
+        .phys = w->phys,
+        .phys_end = w->phys_end,
+        .bytes = (u16)bytes,
+        .first = *w->host,
+    };
+    memcpy(b->ops, t->ops, t->n * sizeof(struct op));
+    return block_enter(cpu, b) ? b : NULL;
+}
+
+/* Must a block end before the instruction at eip? */
+static bool block_boundary(const struct machine *m, u32 eip)
+{
+    return m->until_set && m->until == eip;
+}
+
+static bool probe_here(const struct machine *m, const struct page *page, u32 offset, u32 lin)
+{
+    return page && page->probed && bits_any(page->probed, offset, 1) && kprobe_at(m, lin);
+}
+
+/* Decode from cpu->eip. Instructions behind the first that cannot be fetched are left for a block of their own. */
+static struct block *block_decode(struct cpu *cpu, u32 mode)
+{
+    struct machine *m = cpu->machine;
+    u32 base = cpu->seg[CS].base, lin = base + cpu->eip, at = 0;
+    u32 limit = cpu->seg[CS].limit;
+    struct fetch_window w;
+    struct translation t;
+    struct insn in;
+
+    if (!mmu_translate(cpu, lin, ACCESS_FETCH, &w.phys))
+        return fetch_fault(cpu);
+    struct page *page = code_page(m, w.phys);
+    w.phys_end = w.phys & ~PAGE_MASK;
+    w.n = page ? PAGE_SIZE - (w.phys & PAGE_MASK) : INSN_MAX;
+    w.host = page ? page->data + (w.phys & PAGE_MASK) : no_ram;
+    translate_begin(&t, mode, cpu->eip);
+    unsigned most = mode & MODE_ONE ? 1 : BLOCK_MAX_INSNS;
+    while (!t.ended && t.count < most && at < w.n) {
+        u32 offset = (w.phys & PAGE_MASK) + at;
+        bool probed = probe_here(m, page, offset, lin + at);
+        if (t.count && (probed || block_boundary(m, t.eip)))
+            break;
+        if (probed && (!(mode & MODE_ONE) || w.host[at] == 0xCC)) {
+            translate_probe(&t);
+            at++;
+            break;
+        }
+        bool crosses = false;
+        enum decode_status status = decode(w.host + at, w.n - at, mode & MODE_CODE32, &in);
+        if (status == DECODE_MORE) {
+            if (t.count)
+                break;
+            if (!fetch_join(cpu, &w, lin, at))
+                return fetch_fault(cpu);
+            crosses = true;
+            status = decode(w.joined, w.n - at + INSN_MAX, mode & MODE_CODE32, &in);
+        }
+        if (t.eip > limit || in.len - 1u > limit - t.eip || status == DECODE_TOO_LONG) {
+            if (t.count)
+                break;
+            cpu_fault_code(cpu, T_GPFLT, 0);
+            return fetch_fault(cpu);
+        }
+        if (page)
+            note_conflict(page, offset + probed, (crosses ? w.n - at : in.len) - probed);
+        if (crosses && code_page(m, w.phys_end))
+            note_conflict(code_page(m, w.phys_end), 0, in.len - (w.n - at));
+        if (status == DECODE_OK)
+            translate(&t, &in);
+        else
+            translate_undefined(&t, in.len);
+        at += in.len;
+        if (crosses)
+            break;
+    }
+    translate_end(&t);
+    struct block *b = block_build(cpu, &t, &w, at);
+    return b ? b : out_of_memory(cpu);
+}
+
+/* --- lookup ----------------------------------------------------------------------------------------------- */
+
+static bool block_matches(struct cpu *cpu, const struct block *b, u32 phys, u32 mode)
+{
+    u32 phys_end;
+    if (b->phys != phys || b->eip != cpu->eip || b->mode != mode || b->cs_base != cpu->seg[CS].base ||
+        b->cs_limit != cpu->seg[CS].limit)
+        return false;
+    /* A probed instruction is decoded alone twice: with its breakpoint and without. */
+    struct page *page = mode & MODE_ONE ? memory_page(&cpu->machine->mem, phys >> PAGE_SHIFT) : NULL;
+    if (page && page->data[phys & PAGE_MASK] != b->first)
+        return false;
+    if (!block_crosses(b))
+        return true;
+    u32 next = (b->cs_base + b->eip + b->bytes - 1) & ~PAGE_MASK;
+    return mmu_translate(cpu, next, ACCESS_FETCH, &phys_end) && phys_end == b->phys_end;
+}
+
+static struct block *find(struct cpu *cpu, u32 mode)
+{
+    u32 phys;
+    if (cpu->machine->arena.total > ARENA_MAX && cpu->machine->depth <= 1)
+        code_flush(cpu->machine);
+    if (!mmu_translate(cpu, cpu->seg[CS].base + cpu->eip, ACCESS_FETCH, &phys))
+        return fetch_fault(cpu);
+    for (struct block *b = cpu->blocks[hash_phys(phys)]; b; b = b->hash_next)
+        if (block_matches(cpu, b, phys, mode))
+            return b;
+    return block_decode(cpu, mode);
+}
+
+struct block *block_find(struct cpu *cpu)
+{
+    struct block *b = find(cpu, cpu->mode);
+    if (b)
+        *JUMP_SLOT(cpu, cpu->eip) = (struct jump_entry){(u64)cpu->mode << 32 | cpu->eip, b->ops};
+    return b;
+}
+
+struct block *block_find_one(struct cpu *cpu)
+{
+    return find(cpu, cpu->mode | MODE_ONE);
+}
+
+void code_link(struct cpu *cpu, struct block *b)
+{
+    struct block *from = cpu->stale_from;
+    if (from && from->mode == b->mode && from->phys == b->phys)
+        from->forward = b;
+    struct block_exit *exit = cpu->exit_from;
+    if (!exit)
+        return;
+    /* The op before the exit slot belongs to an instruction of the block that is left. */
+    const struct op *op = (const struct op *)(const void *)exit - 1;
+    if ((op->eip ^ b->eip) & ~PAGE_MASK) {
+        if (cpu->cross_count == CROSS_LINKS_MAX)
+            return;
+        cpu->cross[cpu->cross_count++] = exit;
+    }
+    exit->link[cpu->exit_taken] = b->ops;
+}
+
+void code_unlink_cross(struct cpu *cpu)
+{
+    for (u32 i = 0; i < cpu->cross_count; i++)
+        cpu->cross[i]->link[0] = cpu->cross[i]->link[1] = NULL;
+    cpu->cross_count = 0;
+    cpu->exit_from = NULL;
+}
+
+void jump_cache_flush(struct cpu *cpu)
+{
+    for (u32 i = 0; i < JUMP_CACHE_SIZE; i++)
+        cpu->jump[i].key = ~0ull;
+}
+
+static void page_forget(struct page *page)
+{
+    free(page->code);
+    page->code = NULL;
+    page->blocks = NULL;
+    page->probe_conflict = false;
+}
+
+void code_flush(struct machine *m)
+{
+    struct cpu *cpu = m->cpu;
+    code_unlink_cross(cpu);
+    cpu->stale_from = NULL;
+    jump_cache_flush(cpu);
+    for (u32 i = 0; i < 1024; i++)
+        for (u32 k = 0; m->mem.directory[i] && k < 1024; k++)
+            page_forget(&m->mem.directory[i][k]);
+    memset(cpu->blocks, 0, BLOCK_HASH_SIZE * sizeof(*cpu->blocks));
+    arena_deinit(&m->arena);
+}

@@ -1,0 +1,46 @@
+/*
+ * block.h: decoded code: its memory, its lookup by address, and its
+ * invalidation when bytes change.
+ */
+#ifndef PYK_BLOCK_H
+#define PYK_BLOCK_H
+
+#include "cpu.h"
+#include "op.h"
+
+struct machine;
+struct page;
+struct kprobe;
+
+struct code_arena {
+    struct chunk *chunks;       /* newest first */
+    size_t used;                /* bytes used of the newest */
+    size_t total;               /* bytes in all chunks */
+};
+
+/* The block at cpu->eip in cpu->mode, decoded if need be. NULL: cpu->fault is set (#PF, #GP of the fetch), or
+ * cpu->stop on lack of host memory (cpu->leave tells which). */
+struct block *block_find(struct cpu *cpu);
+/* The single instruction at cpu->eip with mode bit MODE_ONE, ignoring probes' bindings but not their bytes. */
+struct block *block_find_one(struct cpu *cpu);
+
+/* Bytes [offset, offset + size) of a page changed: blocks over them are stale. Sets code_changed. */
+void code_invalidate(struct machine *m, struct page *page, u32 offset, u32 size);
+void code_invalidate_lin(struct machine *m, u32 lin, u32 size);
+
+/* Write a probe's breakpoint or its saved byte. Blocks in which the probe is bound stay valid: their probe op
+ * looks at the byte. False: the address is not mapped. */
+bool code_write_probe(struct machine *m, u32 lin, u8 byte);
+/* A probe comes or goes at lin: mark or unmark the byte and drop the blocks over it. False: not mapped or no memory. */
+bool code_bind_probe(struct machine *m, u32 lin, bool on);
+
+/* Forget the links between pages: the mapping changed. */
+void code_unlink_cross(struct cpu *cpu);
+/* The run loop found block behind cpu->exit_from or cpu->stale_from: link them. */
+void code_link(struct cpu *cpu, struct block *block);
+void arena_deinit(struct code_arena *arena);
+/* Drop all decoded code; only between blocks. */
+void code_flush(struct machine *m);
+void jump_cache_flush(struct cpu *cpu);
+
+#endif

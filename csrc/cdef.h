@@ -1,0 +1,182 @@
+/* cdef.h: everything Python may see. cffi parses it, C includes it through api.h. */
+
+typedef struct machine machine;
+
+/* Why a run ended. Order and names are pykprobes.StopReason's. */
+enum stop_reason {
+    STOP_NONE,          /* the slice is used up: call machine_run again */
+    STOP_UNTIL,         /* eip reached the until address, or a call returned */
+    STOP_LIMIT,         /* max_instructions retired */
+    STOP_TRAP,          /* an exception or int n that nothing claimed */
+    STOP_HALT,          /* HLT with nothing to wake it */
+    STOP_STOPPED,       /* a handler or a Stop action asked for it */
+    STOP_SHUTDOWN,      /* triple fault */
+    STOP_RESET,         /* the guest reset the machine */
+    STOP_UNIMPLEMENTED, /* an instruction or mode not done yet; bytes name it */
+    STOP_PYTHON,        /* a Python handler raised: the exception is raised from run */
+    STOP_MEMORY         /* the host is out of memory */
+};
+
+struct stop_info {
+    int32_t reason;             /* enum stop_reason */
+    int32_t vector;             /* TRAP: exception vector; SHUTDOWN: the last one; else -1 */
+    uint32_t error_code;
+    uint32_t address;           /* CR2 of a page fault */
+    uint32_t eip;
+    uint64_t icount;            /* retired instructions */
+    uint8_t bytes[16];          /* UNIMPLEMENTED: the instruction */
+    uint8_t nbytes;
+};
+
+/* The kernel's frame, on the guest's stack while a handler runs (seed: asm-i386/ptrace.h layout). */
+struct pt_regs {
+    uint32_t ebx, ecx, edx, esi, edi, ebp, eax, ds, es, orig_eax, eip, cs, eflags, esp, ss;
+};
+
+/* What the handler that is running sees: a copy of the frame, written back where it changed. */
+struct frame {
+    struct pt_regs regs;
+    uint32_t address;           /* linear address of the frame; of the esp slot: address + 52 */
+    uint32_t sp;                /* the interrupted stack pointer, whatever the esp slot means */
+};
+
+/* Calls into Python: int callback(tag, kind, index, arg). The return value's meaning depends on kind;
+ * CALLBACK_RAISED means a Python exception is kept for run to raise. */
+enum callback_kind {
+    CALLBACK_PRE,               /* index: probe id */
+    CALLBACK_POST,              /* arg: flags, always 0 in the patch */
+    CALLBACK_FAULT,             /* arg: trapnr; returns 1 when handled */
+    CALLBACK_TRAP,              /* index: vector; returns 1 when served */
+    CALLBACK_IMPORT,            /* index: import number; the function was called */
+    CALLBACK_READ_PORT,         /* index: port, arg: size; value in machine_io_value */
+    CALLBACK_WRITE_PORT
+};
+enum { CALLBACK_RAISED = -1 };
+
+enum kprobes_mode { KPROBES_OFF, KPROBES_2_5_26, KPROBES_FIXED };
+enum kernel_kind { KERNEL_NONE, KERNEL_BUILTIN };
+
+struct machine_config {
+    uint32_t memory_pages;      /* RAM from physical 0 */
+    int32_t kernel;             /* enum kernel_kind */
+    int32_t kprobes;            /* enum kprobes_mode */
+    int32_t optimize;
+    uint32_t tag;               /* given back in every callback */
+    int (*callback)(uint32_t tag, int kind, int index, uint32_t arg);
+};
+
+machine *machine_create(const struct machine_config *config);
+void machine_destroy(machine *m);
+
+/* Run up to slice instructions (at least 1) and say why it stopped; STOP_NONE: all of the slice was used. */
+int machine_run(machine *m, uint64_t slice);
+const struct stop_info *machine_stop_info(machine *m);
+void machine_set_until(machine *m, int set, uint32_t eip);
+uint64_t machine_icount(machine *m);
+/* Ask for an external interrupt before the next instruction that can take one. -1 if one is pending already. */
+int machine_interrupt(machine *m, uint8_t vector);
+/* A tick of vector every period instructions; period 0: off. */
+void machine_set_timer(machine *m, uint8_t vector, uint64_t period);
+/* A nested run keeps the interrupted one's whole CPU state: begin, set registers, run, end. -1: too deep. */
+int machine_nest_begin(machine *m);
+void machine_nest_end(machine *m);
+
+/* Registers by number: GPRs 0-7 in Intel's order, then these. set returns 0, or -1 with nothing changed when the
+ * value cannot be held (a selector that faults, a reserved bit). */
+enum reg_id {
+    REG_EIP = 8, REG_EFLAGS, REG_ES, REG_CS, REG_SS, REG_DS, REG_FS, REG_GS, REG_LDTR, REG_TR,
+    REG_CR0, REG_CR2, REG_CR3, REG_CR4, REG_DR0, REG_DR1, REG_DR2, REG_DR3, REG_DR6, REG_DR7,
+    REG_GDTR_BASE, REG_GDTR_LIMIT, REG_IDTR_BASE, REG_IDTR_LIMIT, REG_CPL, REG_COUNT
+};
+uint32_t machine_get_reg(machine *m, int id);
+int machine_set_reg(machine *m, int id, uint32_t value);
+
+/* Linear memory without faults and ignoring write protection; returns the bytes done before an unmapped page. */
+uint32_t machine_peek(machine *m, uint32_t lin, void *buf, uint32_t size);
+uint32_t machine_poke(machine *m, uint32_t lin, const void *buf, uint32_t size);
+/* RAM at linear [lin, lin + size), both page-aligned. With the built-in kernel it is mapped there with rights;
+ * bare, it is physical RAM. 0, -1: overlaps what is mapped, -2: out of memory or of the address space. */
+enum { MAP_WRITE = 1, MAP_USER = 2 };
+int machine_map(machine *m, uint32_t lin, uint32_t size, int rights);
+int machine_unmap(machine *m, uint32_t lin, uint32_t size);
+/* 0: not mapped; else 1 | rights << 1 for the page of lin. */
+int machine_mapping(machine *m, uint32_t lin);
+
+/* The built-in kernel side. */
+struct kernel_layout {
+    uint32_t gdt, idt, tss;     /* linear addresses */
+    uint32_t entry, entry_size; /* entry points, one per vector */
+    uint32_t imports, import_stride, import_max; /* stubs that call CALLBACK_IMPORT */
+    uint32_t call_return;       /* a function that returns here ends the run: STOP_UNTIL */
+    uint32_t stack_top;         /* initial esp */
+    uint32_t stack_bottom;      /* lowest mapped stack address; a guard page lies below */
+    uint32_t window, window_end;/* all of the kernel side lies in [window, window_end] */
+};
+const struct kernel_layout *machine_kernel_layout(machine *m);
+/* Exceptions with this vector go to CALLBACK_TRAP before the run stops with TRAP. */
+void machine_claim_trap(machine *m, uint8_t vector, int on);
+struct frame *machine_frame(machine *m);
+
+struct action;
+
+/* Probes. Numbers are ids from kprobe_register, reused after kprobe_unregister. */
+enum miss_cause { MISS_RECURSION, MISS_DISARMED, MISS_LOCK, MISS_FAULT_RESTART, MISS_COUNT };
+struct kprobe_stats {
+    uint64_t hits;              /* pre stage runs */
+    uint64_t nmissed;           /* sum of misses but for fault restarts, which were hits */
+    uint64_t misses[4];         /* by enum miss_cause */
+};
+enum { PROBE_PRE = 1, PROBE_POST = 2, PROBE_FAULT = 4 };   /* which Python handlers there are */
+/* Returns the id >= 0 or -errno: EEXIST, EINVAL (unmapped), ENOSYS, ENOMEM, EDEADLK (2.5.26: from a handler). */
+int kprobe_register(machine *m, uint32_t addr, int handlers, struct action *action);
+/* 0 or -errno (ENOENT: not registered). With 2.5.26 from a handler: EDEADLK. */
+int kprobe_unregister(machine *m, int id);
+const struct kprobe_stats *kprobe_stats(machine *m, int id);
+int kprobe_saved_opcode(machine *m, int id);
+/* Bucket of the patch's table for an address, and how many probes each of the 64 buckets holds. */
+uint32_t kprobe_hash(uint32_t addr);
+void kprobe_occupancy(machine *m, uint32_t counts[64]);
+/* kprobe_cpu: -1 when no hit is running; kprobe_running: probe id or -1; kprobe_status: 1 active, 2 single step. */
+struct kprobe_state {
+    int32_t cpu;
+    int32_t running;
+    int32_t status;
+    int32_t locked;
+};
+void kprobe_get_state(machine *m, struct kprobe_state *ret);
+
+/* Fetch arguments (kernel probe-event syntax) compiled by Python. */
+enum fetch_base { FETCH_REG, FETCH_SP, FETCH_IMM };
+struct fetch {
+    uint8_t base;               /* enum fetch_base */
+    uint8_t reg;                /* FETCH_REG: index of a pt_regs word */
+    uint8_t derefs;             /* 0-8: how many times memory is followed */
+    uint8_t size;               /* 1, 2, 4, 8: bytes of the final value */
+    uint8_t is_signed;
+    uint8_t bit_offset;         /* of a bit field, counted from the low end */
+    uint8_t bit_width;          /* 0: no bit field */
+    uint32_t imm;               /* FETCH_IMM: value or address */
+    int32_t offset[8];          /* added before each dereference */
+};
+
+/* Actions run in C at a hit. Memory of bins is numpy's, lent for the life of the action. */
+enum action_kind { ACTION_COUNT, ACTION_HIST_LINEAR, ACTION_HIST_LOG2, ACTION_STOP };
+struct action {
+    int32_t kind;
+    uint64_t count;             /* hits seen */
+    uint64_t faults;            /* fetches that could not read memory */
+    struct fetch field;         /* histograms: what is binned */
+    uint64_t *bins;             /* counts; for log2 bin 0 is value 0, bin k is [2^(k-1), 2^k); 65 bins */
+    uint32_t nbins;             /* linear: bins between lo and hi; one more below and one above at the ends */
+    int64_t lo;                 /* linear: lowest value of bins[1] */
+    int64_t width;              /* linear: values per bin */
+    struct action *next;        /* chain */
+};
+/* The value of a fetch argument for the frame of the handler that is running. 0, or -1: memory not readable. */
+int machine_fetch(machine *m, const struct fetch *f, uint64_t *ret);
+
+/* Ports: nonzero claims the port for CALLBACK_READ_PORT and CALLBACK_WRITE_PORT. */
+int machine_claim_port(machine *m, uint16_t port, int on);
+uint32_t *machine_io_value(machine *m);
+
+const char *machine_build(void);    /* compiler, flags, dispatch kind */

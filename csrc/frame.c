@@ -1,0 +1,223 @@
+/* frame.c: pt_regs on the guest's stack, or in place of the CPU's registers. */
+#include "frame.h"
+
+#include <string.h>
+
+#include "gate.h"
+#include "kernel.h"
+#include "mmu.h"
+#include "trap.h"
+
+struct live_frame *frame_begin(struct machine *m)
+{
+    return m->frames.used < FRAME_LEVELS ? &m->frames.level[m->frames.used++] : NULL;
+}
+
+void frame_end(struct machine *m)
+{
+    m->frames.used--;
+}
+
+struct frame *machine_frame(machine *m)
+{
+    return m->frames.used ? &m->frames.level[m->frames.used - 1].frame : NULL;
+}
+
+/* The general registers in frame order, ebx to eax. */
+static const u8 frame_gpr[] = {EBX, ECX, EDX, ESI, EDI, EBP, EAX};
+
+static void fill_registers(const struct cpu *cpu, struct pt_regs *regs)
+{
+    u32 *word = (u32 *)regs;
+    for (unsigned i = 0; i < sizeof frame_gpr; i++)
+        word[i] = cpu->gpr[frame_gpr[i]];
+    regs->ds = cpu->seg[DS].selector;
+    regs->es = cpu->seg[ES].selector;
+}
+
+static void load_registers(struct cpu *cpu, const struct pt_regs *regs)
+{
+    const u32 *word = (const u32 *)regs;
+    for (unsigned i = 0; i < sizeof frame_gpr; i++)
+        cpu->gpr[frame_gpr[i]] = word[i];
+}
+
+static bool same_segment(const struct segment *a, const struct segment *b)
+{
+    return a->selector == b->selector && a->base == b->base && a->limit == b->limit && a->attr == b->attr;
+}
+
+static void load_kernel_data(struct cpu *cpu, const struct segment *data)
+{
+    if (likely(same_segment(&cpu->seg[DS], data) && same_segment(&cpu->seg[ES], data)))
+        return;
+    cpu->seg[DS] = cpu->seg[ES] = *data;
+    mode_update(cpu);
+}
+
+/* Words above the CPU's part may lie beyond the stack's end; they read as 0 then. */
+static void peek_above(struct cpu *cpu, u32 lin, struct pt_regs *regs)
+{
+    regs->esp = regs->ss = 0;
+    mmu_peek(cpu, lin + FRAME_ESP, &regs->esp, 8);
+}
+
+/* A frame that is not within one writable page of the TLB. */
+static COLD bool access_slow(struct cpu *cpu, u32 lin, struct pt_regs *regs)
+{
+    u32 *word = (u32 *)regs;
+    if (!lin_check_write(cpu, lin, 4 * FRAME_SAVED, 0))
+        return false;
+    for (unsigned i = FRAME_SAVED - 1; i < 13; i++)
+        if (!lin_read(cpu, lin + 4 * i, 4, 0, &word[i]))
+            return false;
+    peek_above(cpu, lin, regs);
+    return true;
+}
+
+static void complete(const struct cpu *cpu, const struct frame_stub *stub, struct pt_regs *regs)
+{
+    fill_registers(cpu, regs);
+    regs->orig_eax = stub->orig_eax_is_eax ? cpu->gpr[EAX] : stub->orig_eax;
+}
+
+bool frame_save_all(struct machine *m, struct live_frame *lf, const struct frame_stub *stub, u32 *ret_error)
+{
+    struct cpu *cpu = m->cpu;
+    u32 mask = stack_mask(&cpu->seg[SS]), pushed = FRAME_EIP - (stub->error_code ? 4 : 0);
+    u32 low = (cpu->gpr[ESP] & mask) - pushed, lin;
+    struct pt_regs *regs = &lf->frame.regs;
+
+    if (low > mask || !seg_linear(cpu, SS, low, FRAME_ESP, ACCESS_WRITE, &lin)) {
+        cpu_fault_code(cpu, T_STACK, 0);
+        return false;
+    }
+    u8 *host = tlb_host(cpu, lin, sizeof *regs, ACCESS_WRITE);
+    if (likely(host)) {
+        memcpy(&regs->orig_eax, host + FRAME_EIP - 4, sizeof *regs - (FRAME_EIP - 4));
+    } else if (!access_slow(cpu, lin, regs)) {
+        return false;
+    }
+    *ret_error = stub->error_code ? regs->orig_eax : 0;
+    complete(cpu, stub, regs);
+    if (likely(host))
+        memcpy(host, regs, 4 * FRAME_SAVED);
+    else
+        mmu_poke(cpu, lin, regs, 4 * FRAME_SAVED);
+
+    lf->seen = *regs;
+    lf->on_stack = true;
+    lf->frame.address = lin;
+    lf->frame.sp = frame_is_user(&lf->frame) ? regs->esp : low + FRAME_ESP;
+    stack_move(cpu, 0 - pushed);
+    lf->esp = cpu->gpr[ESP];
+    cpu->eflags &= ~EFLAGS_DF;
+    load_kernel_data(cpu, &m->kernel->data);
+    return true;
+}
+
+/* Both ways between the handlers' copy and guest memory; the copy's changes win. */
+static void exchange(struct cpu *cpu, struct live_frame *lf, bool both)
+{
+    u32 *word = (u32 *)&lf->frame.regs, *seen = (u32 *)&lf->seen;
+    u8 *host = tlb_host(cpu, lf->frame.address, sizeof lf->seen, ACCESS_WRITE | ACCESS_SYSTEM);
+
+    for (unsigned i = 0; i < FRAME_WORDS; i++) {
+        u32 lin = lf->frame.address + 4 * i;
+        if (word[i] != seen[i]) {
+            if (likely(host))
+                memcpy(host + 4 * i, &word[i], 4);
+            else
+                mmu_poke(cpu, lin, &word[i], 4);
+        } else if (both) {
+            if (likely(host))
+                memcpy(&word[i], host + 4 * i, 4);
+            else
+                mmu_peek(cpu, lin, &word[i], 4);
+        }
+        seen[i] = word[i];
+    }
+}
+
+void frame_sync(struct machine *m, struct frame *f)
+{
+    struct live_frame *lf = (struct live_frame *)f;
+    if (lf->on_stack)
+        exchange(m->cpu, lf, true);
+}
+
+/* IRET to the code segment that is loaded, at the same privilege (SDM vol. 2, IRET): its descriptor was checked when
+ * it was loaded, and CPL 0 may load every flag but VM. */
+static void return_within(struct cpu *cpu, const struct pt_regs *regs, u32 low)
+{
+    load_registers(cpu, regs);
+    cpu->gpr[ESP] = low + FRAME_ESP;
+    cpu->eip = regs->eip;
+    cpu_set_eflags(cpu, regs->eflags & ~EFLAGS_VM);
+}
+
+/* RESTORE_ALL's fix-up table: a selector that cannot be loaded becomes null. */
+static void pop_segment(struct cpu *cpu, unsigned seg, u32 selector)
+{
+    if (cpu->seg[seg].selector != (u16)selector && segment_load(cpu, seg, (u16)selector) == STATUS_FAULT)
+        segment_load(cpu, seg, 0);
+}
+
+int frame_restore_all(struct machine *m, struct live_frame *lf)
+{
+    struct cpu *cpu = m->cpu;
+    const struct pt_regs *regs = &lf->frame.regs;
+    const struct kernel *k = m->kernel;
+
+    exchange(cpu, lf, false);
+    if (likely(regs->cs == k->code.selector && !(regs->eflags & EFLAGS_VM) && same_segment(&cpu->seg[CS], &k->code) &&
+               regs->ds == k->data.selector && regs->es == k->data.selector && cpu->seg[SS].attr & SEG_DB)) {
+        return_within(cpu, regs, lf->esp);
+        return STATUS_JUMP;
+    }
+    load_registers(cpu, regs);
+    pop_segment(cpu, DS, regs->ds);
+    pop_segment(cpu, ES, regs->es);
+    mode_update(cpu);
+    cpu->gpr[ESP] = lf->esp;
+    stack_move(cpu, FRAME_EIP);
+    return trap_return(cpu, 4);
+}
+
+void frame_capture(struct machine *m, struct live_frame *lf)
+{
+    struct cpu *cpu = m->cpu;
+    struct pt_regs *regs = &lf->frame.regs;
+
+    fill_registers(cpu, regs);
+    regs->orig_eax = cpu->gpr[EAX];
+    regs->eip = cpu->eip;
+    regs->cs = cpu->seg[CS].selector;
+    regs->eflags = cpu_eflags(cpu);
+    regs->esp = cpu->gpr[ESP];
+    regs->ss = cpu->seg[SS].selector;
+    lf->frame.sp = cpu->gpr[ESP];
+    lf->frame.address = cpu->seg[SS].base + (cpu->gpr[ESP] & stack_mask(&cpu->seg[SS])) - FRAME_ESP;
+    if (!frame_is_user(&lf->frame))
+        peek_above(cpu, lf->frame.address, regs);
+    lf->seen = *regs;
+    lf->on_stack = false;
+}
+
+void frame_write_back(struct machine *m, struct live_frame *lf)
+{
+    struct cpu *cpu = m->cpu;
+    const struct pt_regs *regs = &lf->frame.regs;
+    u32 vm = cpu->eflags & EFLAGS_VM;
+
+    load_registers(cpu, regs);
+    cpu->eip = regs->eip;
+    cpu_set_eflags(cpu, (regs->eflags & ~EFLAGS_VM) | vm);
+    if (frame_is_user(&lf->frame))
+        cpu->gpr[ESP] = regs->esp;
+    else if (regs->esp != lf->seen.esp || regs->ss != lf->seen.ss)
+        mmu_poke(cpu, lf->frame.address + FRAME_ESP, &regs->esp, 8);
+    pop_segment(cpu, DS, regs->ds);
+    pop_segment(cpu, ES, regs->es);
+    mode_update(cpu);
+}

@@ -1,0 +1,209 @@
+/* kernel_traps.c: the entry stubs and C entry points of traps.c, import stubs, the return address of calls. */
+#include "gate.h"
+#include "kernel.h"
+#include "kprobe.h"
+#include "mmu.h"
+#include "trap.h"
+
+/* The C entry point of a vector: >0 claimed, go on; 0 nothing claimed it; <0 the negated reason to stop. */
+typedef int trap_server(struct machine *m, struct frame *f, int vector);
+
+static int serve_int3(struct machine *m, struct frame *f, int vector)
+{
+    (void)vector;
+    return do_int3(m, f);
+}
+
+static int serve_debug(struct machine *m, struct frame *f, int vector)
+{
+    (void)vector;
+    return do_debug(m, f);
+}
+
+/* do_general_protection asks from outside virtual-8086 mode only. */
+static int do_general_protection(struct machine *m, struct frame *f, int vector)
+{
+    return f->regs.eflags & EFLAGS_VM ? 0 : kprobe_fault(m, f, vector);
+}
+
+/* Behind the hook interrupts are as they were at the fault: CR2 is safe by then. */
+static int do_page_fault(struct machine *m, struct frame *f, int vector)
+{
+    int claimed = kprobe_fault(m, f, vector);
+    if (!claimed)
+        m->cpu->eflags |= f->regs.eflags & EFLAGS_IF;
+    return claimed;
+}
+
+/* device_not_available and math_state_restore. The one task owns the FPU: CLTS is all there is to restore. */
+static int math_state_restore(struct machine *m, struct frame *f, int vector)
+{
+    struct cpu *cpu = m->cpu;
+    const struct kprobe_semantics *mends = kprobe_semantics(m->config.kprobes);
+    bool hook_first = mends && mends->fpu_hook_first;
+    int claimed;
+
+    if ((cpu->cr0 & (CR0_EM | CR0_TS)) != CR0_TS)
+        return 0;
+    if (!hook_first)
+        cpu->cr0 &= ~CR0_TS;
+    claimed = kprobe_fault(m, f, vector);
+    if (claimed)
+        return claimed;
+    cpu->cr0 &= ~CR0_TS;
+    return 1;
+}
+
+enum orig_eax { ORIG_NONE, ORIG_EAX };
+
+struct trap_entry {
+    trap_server *serve;         /* NULL: nothing looks at it */
+    u8 orig;                    /* error_code leaves -1 in orig_eax, the patch's stubs, NMI and system calls eax */
+    bool error_code;            /* the CPU pushes one (SDM vol. 3, table 6-1) */
+};
+
+/* Which vectors go through do_trap, and with it the fault hook: traps.c of 2.5.26. */
+static const struct trap_entry entries[20] = {
+    [0] = {kprobe_fault, ORIG_NONE, false}, [1] = {serve_debug, ORIG_EAX, false}, [2] = {NULL, ORIG_EAX, false},
+    [3] = {serve_int3, ORIG_EAX, false}, [4] = {kprobe_fault, ORIG_NONE, false},
+    [5] = {kprobe_fault, ORIG_NONE, false}, [6] = {kprobe_fault, ORIG_NONE, false},
+    [7] = {math_state_restore, ORIG_NONE, false}, [8] = {kprobe_fault, ORIG_NONE, true},
+    [9] = {kprobe_fault, ORIG_NONE, false}, [10] = {kprobe_fault, ORIG_NONE, true},
+    [11] = {kprobe_fault, ORIG_NONE, true}, [12] = {kprobe_fault, ORIG_NONE, true},
+    [13] = {do_general_protection, ORIG_NONE, true}, [14] = {do_page_fault, ORIG_NONE, true},
+    [17] = {kprobe_fault, ORIG_NONE, true},
+};
+#define SYSTEM_CALL 0x80
+#define FIRST_IRQ 32
+
+/* Was the vector entered by INT n just now? The CPU pushes no error code then, whatever the vector. */
+static bool by_software(const struct cpu *cpu, unsigned vector)
+{
+    return cpu->fault.software && cpu->fault.vector == vector;
+}
+
+static struct frame_stub stub_of(const struct machine *m, unsigned vector)
+{
+    const struct trap_entry *entry = &entries[vector];
+
+    if (vector == SYSTEM_CALL)
+        return (struct frame_stub){.orig_eax_is_eax = true};
+    if (vector >= FIRST_IRQ)
+        return (struct frame_stub){.orig_eax = vector - 256};
+    if (vector >= sizeof entries / sizeof *entries)
+        return (struct frame_stub){.orig_eax = ~0u};
+    return (struct frame_stub){
+        .error_code = entry->error_code && !by_software(m->cpu, vector),
+        .orig_eax_is_eax = entry->orig == ORIG_EAX && (vector == T_NMI || m->kprobes),
+        .orig_eax = ~0u,
+    };
+}
+
+static trap_server *server_of(const struct machine *m, unsigned vector)
+{
+    if (vector >= sizeof entries / sizeof *entries || (vector == T_DEVICE && by_software(m->cpu, vector)))
+        return NULL;
+    return entries[vector].serve;
+}
+
+/* Nothing in the kernel side claimed the trap: Python may, or the run stops. */
+static int offer(struct machine *m, struct frame *f, unsigned vector, u32 error_code)
+{
+    if (m->trap_claimed[vector >> 6] >> (vector & 63) & 1) {
+        int served = m->config.callback(m->config.tag, CALLBACK_TRAP, (int)vector, error_code);
+        frame_sync(m, f);
+        if (served)
+            return served == CALLBACK_RAISED ? -STOP_PYTHON : 1;
+    }
+    m->stop.vector = (s32)vector;
+    m->stop.error_code = error_code;
+    m->stop.address = vector == T_PGFLT ? m->cpu->cr2 : 0;
+    return -STOP_TRAP;
+}
+
+static int serve(struct machine *m, struct frame *f, unsigned vector, u32 error_code)
+{
+    u32 address = m->cpu->cr2;
+    trap_server *server = server_of(m, vector);
+    int result = kprobe_entered(m, f);
+
+    if (result >= 0)
+        result = server ? server(m, f, (int)vector) : 0;
+    m->cpu->cr2 = address;      /* runs inside handlers may have faulted too */
+    return result ? result : offer(m, f, vector, error_code);
+}
+
+/* Back to what was interrupted; a run that ends shows its state, RF dropped as if the restart had begun. */
+static int leave_trap(struct machine *m, struct live_frame *lf, int result)
+{
+    struct cpu *cpu = m->cpu;
+    int status;
+
+    if (result < 0)
+        lf->frame.regs.eflags &= ~EFLAGS_RF;
+    status = frame_restore_all(m, lf);
+    frame_end(m);
+    if (result < 0)
+        return cpu_stop(cpu, -result);
+    return status == STATUS_FAULT ? trap_deliver(cpu) : status;
+}
+
+static int enter_trap(struct machine *m, unsigned vector)
+{
+    struct live_frame *lf = frame_begin(m);
+    struct frame_stub stub = stub_of(m, vector);
+    u32 error_code;
+
+    if (!lf)
+        return cpu_stop(m->cpu, STOP_MEMORY);
+    if (unlikely(!frame_save_all(m, lf, &stub, &error_code))) {
+        frame_end(m);
+        return trap_deliver(m->cpu);
+    }
+    return leave_trap(m, lf, serve(m, &lf->frame, vector, error_code));
+}
+
+/* A function that Python provides: it has set the result in eax, the stub returns to the caller. */
+static int call_import(struct machine *m, u32 number)
+{
+    struct cpu *cpu = m->cpu;
+    int served = m->config.callback(m->config.tag, CALLBACK_IMPORT, (int)number, 0);
+    u32 eip;
+
+    if (served != 1)
+        return cpu_stop(cpu, served == CALLBACK_RAISED ? STOP_PYTHON : STOP_STOPPED);
+    if (!mem_read(cpu, SS, cpu->gpr[ESP] & stack_mask(&cpu->seg[SS]), 4, &eip))
+        return trap_deliver(cpu);
+    stack_move(cpu, 4);
+    cpu->eip = eip;
+    return STATUS_JUMP;
+}
+
+/* There is no code here to run: not an entry, or not for this privilege. */
+static int refuse(struct machine *m, u32 lin, bool user)
+{
+    if (user) {
+        cpu_fault_code(m->cpu, T_PGFLT, 5);     /* present, user (SDM vol. 3, 4.7) */
+        m->cpu->fault.address = lin;
+    } else {
+        cpu_fault(m->cpu, T_ILLOP);
+    }
+    return trap_deliver(m->cpu);
+}
+
+int kernel_enter(struct machine *m)
+{
+    const struct kernel_layout *l = &m->kernel->layout;
+    u32 lin = m->cpu->seg[CS].base + m->cpu->eip;
+    bool entry = lin - l->entry < l->entry_size, user = m->cpu->cpl == 3;
+
+    if (lin == l->call_return)
+        return cpu_stop(m->cpu, STOP_UNTIL);
+    if (lin % ENTRY_STRIDE || (entry && user) || (!entry && lin < l->imports))
+        return refuse(m, lin, entry && user);
+    if (!entry)
+        return call_import(m, (lin - l->imports) / ENTRY_STRIDE);
+    if (unlikely(kprobe_blocks_entry(m, lin)))
+        return cpu_stop(m->cpu, STOP_LOOP);
+    return enter_trap(m, (lin - l->entry) / ENTRY_STRIDE);
+}

@@ -1,0 +1,402 @@
+/* kprobe.c: the trap side of the patch, arch/i386/kernel/traps.c. */
+#include "kprobe.h"
+
+#include "action.h"
+#include "gate.h"
+#include "kernel.h"
+#include "mmu.h"
+
+#define STEP_FLAGS (EFLAGS_TF | EFLAGS_IF)
+#define THIS_CPU 0
+#define DR_TRAP_BITS 0x0Fu      /* DR6: breakpoint conditions (SDM vol. 3, 17.2.3) */
+
+/* Python's handlers. */
+
+static int call_python(struct machine *m, struct kprobe *p, int kind, u32 arg, struct frame *f)
+{
+    int result = m->config.callback(m->config.tag, kind, p->id, arg);
+    frame_sync(m, f);
+    return result;
+}
+
+/* The kernel itself faults: an oops. */
+static int oops(struct machine *m, u32 address)
+{
+    m->stop.vector = T_PGFLT;
+    m->stop.error_code = 0;
+    m->stop.address = address;
+    return -STOP_TRAP;
+}
+
+/* pre_handler is called without a null test. That page fault can only be retried for ever if a handler claims it. */
+static int call_null(struct machine *m, struct frame *f)
+{
+    int claimed = kprobe_fault(m, f, T_PGFLT);
+    if (claimed < 0)
+        return claimed;
+    return claimed ? -STOP_LOOP : oops(m, 0);
+}
+
+static int call_pre(struct machine *m, struct kprobe *p, struct frame *f)
+{
+    bool stop;
+
+    p->stats.hits++;
+    stop = p->action && action_run(m, p->action, f);
+    if (p->handlers & PROBE_PRE) {
+        if (call_python(m, p, CALLBACK_PRE, 0, f) == CALLBACK_RAISED)
+            return -STOP_PYTHON;
+    } else if (!p->action && !m->kprobes->mends->null_pre_handler) {
+        return call_null(m, f);
+    }
+    return stop ? -STOP_STOPPED : 0;
+}
+
+/* The lock and the hit that runs. */
+
+static void begin_hit(struct kprobes *kp, struct kprobe *p, u32 status, u32 eflags)
+{
+    kp->now = (struct kprobe_hit){p, status, eflags & STEP_FLAGS, eflags & STEP_FLAGS};
+    kprobe_pin(p);
+}
+
+/* In "fixed" the hit that was interrupted goes on; else kprobe_cpu and the lock are free. */
+static void end_hit(struct kprobes *kp)
+{
+    struct kprobe *p = kp->now.running;
+
+    if (kp->nested) {
+        kp->now = kp->outer[--kp->nested];
+    } else {
+        kp->cpu = KPROBE_NO_CPU;
+        kp->locked = false;
+    }
+    if (p->pins)                /* a fault in 2.5.26's post_handler has ended the hit already */
+        kprobe_unpin(kp, p);
+}
+
+bool kprobe_stepping(const struct kprobes *kp)
+{
+    return kp->cpu == THIS_CPU && kp->now.status & (KPROBE_HIT_SS | KPROBE_REENTER);
+}
+
+/* A run that stops at the probe point has had its hit: going on from there steps the instruction. */
+static void remember_resume(struct machine *m, const struct kprobe *p)
+{
+    struct kprobes *kp = m->kprobes;
+    kp->resume_set = true;
+    kp->resume_addr = p->addr;
+    kp->resume_icount = cpu_icount(m->cpu);
+}
+
+void kprobe_forget_resume(struct machine *m)
+{
+    if (m->kprobes)
+        m->kprobes->resume_set = false;
+}
+
+static bool take_resume(struct machine *m, const struct kprobe *p)
+{
+    struct kprobes *kp = m->kprobes;
+    bool same = kp->resume_set && kp->resume_addr == p->addr && kp->resume_icount == cpu_icount(m->cpu);
+    kp->resume_set = false;
+    return same;
+}
+
+/* Vectors 1 and 3 are interrupt gates now: what the old handlers expect. */
+static void restore_interrupts(struct machine *m, const struct frame *f)
+{
+    m->cpu->eflags |= f->regs.eflags & EFLAGS_IF;
+}
+
+static bool is_if_modifier(const struct kprobe *p)
+{
+    switch (p->insn_opcode) {
+    case 0xFA:                  /* cli */
+    case 0xFB:                  /* sti */
+    case 0xCF:                  /* iret */
+    case 0x9D:                  /* popf */
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool is_pushf(const struct kprobe *p)
+{
+    return p->insn_opcode == 0x9C;
+}
+
+/* Trap 3. */
+
+/* The breakpoint's linear address. The patch takes eip for it, whatever the code segment's base is. */
+static u32 trap_address(struct machine *m, const struct frame *f)
+{
+    struct cpu *cpu = m->cpu;
+    u32 desc[2];
+    struct segment cs;
+
+    if (!m->kprobes->mends->skip_user || f->regs.cs == KERNEL_CS)
+        return f->regs.eip - 1;
+    if (!protected_mode(cpu) || descriptor_lookup(cpu, (u16)f->regs.cs, desc) != LOOKUP_FOUND)
+        return ((f->regs.cs & 0xFFFF) << 4) + f->regs.eip - 1;
+    segment_from_descriptor(&cs, (u16)f->regs.cs, desc);
+    return cs.base + f->regs.eip - 1;
+}
+
+static void disarm(struct machine *m, const struct kprobe *p, struct frame *f, u32 eip)
+{
+    kprobe_write(m, p->addr, p->opcode);
+    f->regs.eip = eip;
+}
+
+static void begin_step(struct machine *m, struct kprobe *p, struct frame *f, u32 eip)
+{
+    f->regs.eflags = (f->regs.eflags | EFLAGS_TF) & ~EFLAGS_IF;
+    disarm(m, p, f, eip);
+}
+
+/* A trap at an address without a probe: removed after the hit, or not a probe's breakpoint at all. */
+static int unknown_trap(struct machine *m, struct frame *f, u32 addr)
+{
+    const struct kprobe_semantics *mends = m->kprobes->mends;
+    u8 bytes[2] = {0, BREAKPOINT_INSTRUCTION};
+    bool two = mmu_peek(m->cpu, addr - 1, bytes, 2) == 2;
+
+    if (!two && mmu_peek(m->cpu, addr, &bytes[1], 1) != 1)
+        return mends->skip_user ? 0 : oops(m, addr);
+    if (bytes[1] == BREAKPOINT_INSTRUCTION || (mends->deliver_cd03 && bytes[0] == 0xCD && bytes[1] == T_BRKPT)) {
+        restore_interrupts(m, f);
+        return 0;
+    }
+    if (mends->back_up_eip)
+        f->regs.eip--;
+    return 1;
+}
+
+/* A probe inside a hit. Fixed: stepped without its handlers, and counted. 2.5.26: disarmed for good, unless the byte
+ * that comes back is a breakpoint: then it would trap here for ever. */
+static int nested_hit(struct machine *m, struct kprobe *p, struct frame *f)
+{
+    struct kprobes *kp = m->kprobes;
+    u32 eip = f->regs.eip - 1;
+
+    p->stats.misses[MISS_RECURSION]++;
+    p->stats.nmissed++;
+    if (!kp->mends->step_nested || kp->nested == KPROBE_NESTING) {
+        if (p->opcode == BREAKPOINT_INSTRUCTION)
+            return -STOP_LOOP;
+        disarm(m, p, f, eip);
+        return 1;
+    }
+    kp->outer[kp->nested++] = kp->now;
+    begin_hit(kp, p, KPROBE_REENTER, f->regs.eflags);
+    if (is_if_modifier(p))
+        kp->now.saved_eflags &= ~EFLAGS_IF;
+    begin_step(m, p, f, eip);
+    return 1;
+}
+
+static int first_hit(struct machine *m, struct kprobe *p, struct frame *f)
+{
+    struct kprobes *kp = m->kprobes;
+    u32 trap_eip = f->regs.eip;
+    int result = 0;
+
+    kp->locked = true;
+    kp->cpu = THIS_CPU;
+    begin_hit(kp, p, KPROBE_HIT_ACTIVE, f->regs.eflags);
+    if (is_if_modifier(p))
+        kp->now.saved_eflags &= ~EFLAGS_IF;
+    if (!take_resume(m, p))
+        result = call_pre(m, p, f);
+    if (result == -STOP_TRAP || result == -STOP_LOOP) {
+        f->regs.eip = trap_eip - 1;
+        return result;          /* the lock stays held, as after the kernel's oops */
+    }
+    if (kp->mends->pre_may_jump && f->regs.eip != trap_eip) {
+        end_hit(kp);
+        return result ? result : 1;
+    }
+    if (result || !p->registered) {
+        if (p->registered)
+            remember_resume(m, p);
+        f->regs.eip = trap_eip - 1;
+        end_hit(kp);
+        return result ? result : 1;
+    }
+    begin_step(m, p, f, trap_eip - 1);
+    kp->now.status = KPROBE_HIT_SS;
+    return 1;
+}
+
+int kprobe_handler(struct machine *m, struct frame *f)
+{
+    struct kprobes *kp = m->kprobes;
+    struct kprobe *p;
+    u32 addr;
+
+    if (kp->mends->skip_user && frame_is_user(f)) {
+        restore_interrupts(m, f);
+        return 0;
+    }
+    addr = trap_address(m, f);
+    p = kprobe_at(m, addr);
+    if (kp->cpu == THIS_CPU) {
+        if (p)
+            return nested_hit(m, p, f);
+        return kp->mends->restore_interrupts ? unknown_trap(m, f, addr) : 0;
+    }
+    return p ? first_hit(m, p, f) : unknown_trap(m, f, addr);
+}
+
+int do_int3(struct machine *m, struct frame *f)
+{
+    int claimed;
+
+    if (!m->kprobes)
+        return 0;
+    claimed = kprobe_handler(m, f);
+    return claimed ? claimed : kprobe_fault(m, f, T_BRKPT);
+}
+
+/* Trap 1. */
+
+/* Breakpoint back in memory. A probe that a handler unregistered stays away, unless nobody looks. */
+static void rearm(struct machine *m, const struct kprobe *p, struct frame *f)
+{
+    f->regs.eflags &= ~EFLAGS_TF;
+    if (p->registered || !m->kprobes->mends->validate)
+        kprobe_write(m, p->addr, BREAKPOINT_INSTRUCTION);
+}
+
+/* The step is over: the pushed image and the flags as if there had been none. */
+static void finish_step(struct machine *m, struct frame *f)
+{
+    struct kprobes *kp = m->kprobes;
+    const struct kprobe *p = kp->now.running;
+
+    if (is_pushf(p)) {
+        f->regs.esp &= ~STEP_FLAGS;
+        f->regs.esp |= kp->now.old_eflags;
+    }
+    rearm(m, p, f);
+    f->regs.eflags |= kp->now.saved_eflags;
+    end_hit(kp);
+}
+
+int post_kprobe_handler(struct machine *m, struct frame *f)
+{
+    struct kprobes *kp = m->kprobes;
+    struct kprobe *p = kp->now.running;
+    bool raised = false;
+
+    if (kp->now.status != KPROBE_REENTER && p->handlers & PROBE_POST && p->registered) {
+        if (kp->mends->step_done)
+            kp->now.status = KPROBE_HIT_SSDONE;
+        raised = call_python(m, p, CALLBACK_POST, 0, f) == CALLBACK_RAISED;
+    }
+    finish_step(m, f);
+    if (raised)
+        return -STOP_PYTHON;
+    /* Somebody else is stepping here: the rest of do_debug must see it. */
+    if (f->regs.eflags & EFLAGS_TF) {
+        restore_interrupts(m, f);
+        return 0;
+    }
+    return 1;
+}
+
+/* The hook at the top, where nothing can hide a step from it. */
+static int debug_fixed(struct machine *m, struct frame *f)
+{
+    struct cpu *cpu = m->cpu;
+    u32 condition = cpu->dr[6];
+    int claimed = 0;
+
+    if (condition & DR6_BS && kprobe_stepping(m->kprobes)) {
+        cpu->dr[6] &= ~DR6_BS;
+        claimed = post_kprobe_handler(m, f);
+    }
+    if (claimed < 0 || (claimed && !(condition & DR_TRAP_BITS)))
+        return claimed;
+    restore_interrupts(m, f);
+    return 0;
+}
+
+/* The hook behind the lazy-DR7 filter. There are no tasks here that could own DR7: what it holds while a probe is
+ * stepped counts as left over. */
+int do_debug(struct machine *m, struct frame *f)
+{
+    struct cpu *cpu = m->cpu;
+    struct kprobes *kp = m->kprobes;
+
+    if (!kp)
+        return 0;
+    if (kp->mends->debug_hook_first)
+        return debug_fixed(m, f);
+    if (cpu->dr[6] & DR_TRAP_BITS && kp->cpu == THIS_CPU) {
+        cpu->dr[7] = DR7_FIXED;
+        return 1;
+    }
+    if (!(f->regs.eflags & EFLAGS_VM) && cpu->dr[6] & DR6_BS && kp->cpu == THIS_CPU)
+        return post_kprobe_handler(m, f);
+    return 0;
+}
+
+/* SDM vol. 3, 6.12.1.3: a gate clears TF and saves it, so the step of INT n ends only when its handler returns, with
+ * the step's flags in the image. Mended: the step ends at the entry. */
+int kprobe_entered(struct machine *m, struct frame *f)
+{
+    struct kprobes *kp = m->kprobes;
+    const struct kprobe *p;
+
+    if (likely(!kp || kp->cpu == KPROBE_NO_CPU || !kp->mends->fix_int_image || !kprobe_stepping(kp)))
+        return 0;
+    p = kp->now.running;
+    if (!p->insn_length || !(f->regs.eflags & EFLAGS_TF) || trap_address(m, f) + 1 != p->addr + p->insn_length)
+        return 0;
+    return post_kprobe_handler(m, f);
+}
+
+/* Faults. */
+
+/* The step did not happen: the instruction is restarted, and hit again. */
+static void abandon_step(struct machine *m, struct frame *f)
+{
+    struct kprobes *kp = m->kprobes;
+    struct kprobe *p = kp->now.running;
+
+    rearm(m, p, f);
+    f->regs.eflags |= kp->now.old_eflags;
+    p->stats.misses[MISS_FAULT_RESTART]++;
+    end_hit(kp);
+}
+
+int kprobe_fault(struct machine *m, struct frame *f, int trapnr)
+{
+    struct kprobes *kp = m->kprobes;
+    struct kprobe *p;
+    int result = 0;
+
+    if (!kp || kp->cpu != THIS_CPU)
+        return 0;
+    while (kp->now.status == KPROBE_REENTER)
+        abandon_step(m, f);
+    p = kp->now.running;
+    if (p->handlers & PROBE_FAULT && p->registered) {
+        int handled = call_python(m, p, CALLBACK_FAULT, (u32)trapnr, f);
+        if (handled == CALLBACK_RAISED)
+            result = -STOP_PYTHON;
+        else if (handled)
+            return 1;
+    }
+    if (kp->now.status & KPROBE_HIT_SS)
+        abandon_step(m, f);
+    return result;
+}
+
+bool kprobe_blocks_entry(const struct machine *m, u32 lin)
+{
+    return m->kprobes && m->kprobes->on_entry && kprobe_at(m, lin);
+}

@@ -1,0 +1,121 @@
+/*
+ * kprobe.h: the probe table of the patch and its hooks in the traps.
+ *
+ * kprobe_table.c registers and looks up, kprobe.c is the patch's trap side,
+ * kprobe_intercept.c puts it before a guest's own IDT.
+ */
+#ifndef PYK_KPROBE_H
+#define PYK_KPROBE_H
+
+#include "machine.h"
+
+#define BREAKPOINT_INSTRUCTION 0xCC
+
+/* What "fixed" mends of "2.5.26"; the numbers are those of the list of known defects in docs/kprobes.md. */
+struct kprobe_semantics {
+    bool back_up_eip;           /* 1: a trap whose probe went away meanwhile restarts the instruction at its start */
+    bool deliver_cd03;          /* 2: INT 3 in two bytes is no removed probe */
+    bool skip_user;             /* 3: traps from user and virtual-8086 code are not ours; code bases are honoured */
+    bool step_nested;           /* 6: a probe hit inside a hit is counted and stepped, and stays armed */
+    bool validate;              /* 8: no probes on the trap's own entry; nor on a breakpoint or twice unregistered */
+    bool restore_interrupts;    /* 10: on every way to the old handlers */
+    bool debug_hook_first;      /* 11: before the lazy-DR7 filter; a step taken leaves no BS in DR6 */
+    bool fpu_hook_first;        /* 12: before CLTS */
+    bool step_done;             /* 13: a fault in the post_handler is not one of the step */
+    bool pre_may_jump;          /* 14: an eip that the pre_handler sets is where execution goes on, without a step */
+    bool int1_kernel_only;      /* 15: INT 1 is #GP in ring 3 */
+    bool null_pre_handler;      /* 17: may be left out */
+    bool see_prefixes;          /* 18: pushf and IF modifiers are known behind prefixes */
+    bool fix_int_image;         /* 18: the flags that INT n at the probe pushes are those before the step */
+    bool lock_irqsave;          /* register and unregister keep IF, and work from handlers */
+};
+/* By enum kprobes_mode; NULL when off. */
+const struct kprobe_semantics *kprobe_semantics(int mode);
+
+struct kprobe {
+    u32 addr;                   /* linear address of the probe point */
+    s32 list_next, list_prev;   /* ids of the neighbours in its bucket of the patch's table, -1 at the ends */
+    s32 id;
+    u8 opcode;                  /* the byte that the breakpoint replaced */
+    u8 insn_opcode;             /* the opcode behind the prefixes */
+    u8 insn_length;             /* INT n, INT3, INTO, INT1: length; else 0 */
+    u8 pins;                    /* hits that are using it */
+    bool registered;
+    u8 handlers;                /* PROBE_PRE | PROBE_POST | PROBE_FAULT: Python handlers */
+    struct action *action;      /* chain that runs before the Python pre_handler */
+    struct block *original;     /* the probed instruction decoded alone, with the breakpoint away */
+    struct kprobe_stats stats;
+};
+
+/* kprobe_status */
+enum kprobe_status {
+    KPROBE_HIT_ACTIVE = 1,      /* in the pre_handler */
+    KPROBE_HIT_SS = 2,          /* single-stepping */
+    KPROBE_REENTER = 4,         /* fixed: stepping a probe that was hit inside a hit */
+    KPROBE_HIT_SSDONE = 8,      /* fixed: in the post_handler */
+};
+
+struct kprobe_hit {             /* the patch's globals of one hit */
+    struct kprobe *running;
+    u32 status;                 /* enum kprobe_status */
+    u32 old_eflags, saved_eflags; /* TF and IF only */
+};
+#define KPROBE_NESTING (CALL_DEPTH_MAX + 2)
+#define KPROBE_NO_CPU (-1)      /* NR_CPUS of the patch */
+
+struct kprobes {
+    const struct kprobe_semantics *mends;
+    struct kprobe_hit now;
+    s32 cpu;                    /* kprobe_cpu: 0 while a hit runs, else KPROBE_NO_CPU */
+    bool locked;                /* kprobe_lock */
+    struct kprobe_hit outer[KPROBE_NESTING]; /* fixed: hits that the running one interrupted */
+    u32 nested;
+    bool resume_set;            /* a run stopped at a hit's probe point: passing it again there is the same hit */
+    u32 resume_addr;
+    u64 resume_icount;
+    u32 on_entry;               /* probes on the trap entry itself */
+
+    struct kprobe **by_id;      /* stable while registered; kept for reuse */
+    u32 ids, id_space;
+    s32 free_id;                /* chain of unregistered ids through list_next, -1 at the end */
+    struct kprobe **index;      /* by address, open addressing */
+    u32 index_bits, registered;
+    s32 bucket[KPROBE_TABLE_SIZE]; /* first id, -1 when empty: newest first */
+    u32 occupancy[KPROBE_TABLE_SIZE];
+};
+
+bool kprobes_create(struct machine *m);
+void kprobes_destroy(struct machine *m);
+
+/* The registered probe at a linear address, NULL if none: constant time however many there are. */
+struct kprobe *kprobe_at(const struct machine *m, u32 lin);
+/* Write a byte at a probe's address, whether or not a probe is registered there now. */
+void kprobe_write(struct machine *m, u32 lin, u8 byte);
+/* A hit begins or ends to use a probe: its id is not given away meanwhile. */
+void kprobe_pin(struct kprobe *p);
+void kprobe_unpin(struct kprobes *kp, struct kprobe *p);
+
+/* The entry points' C side (kernel_traps.c calls them with the frame that is on the guest's stack, IF already off).
+ * They return what the patch's functions return: nonzero, straight to restore_all. Negative: the negated reason to
+ * stop; the frame is what the machine then shows. */
+int do_int3(struct machine *m, struct frame *f);
+int do_debug(struct machine *m, struct frame *f);
+/* kprobe_fault(regs, trapnr) of the patch: nonzero swallows the trap. */
+int kprobe_fault(struct machine *m, struct frame *f, int trapnr);
+/* A trap's frame is complete: if it is that of an INT n at the probe being stepped, the step ends here. */
+int kprobe_entered(struct machine *m, struct frame *f);
+/* 2.5.26: a probe on the entry that serves probes; it would be hit again before anything notices. */
+bool kprobe_blocks_entry(const struct machine *m, u32 lin);
+/* eip was set from outside: the next hit is a new one wherever it is. */
+void kprobe_forget_resume(struct machine *m);
+
+/* The patch's two halves of a hit, for kprobe_intercept.c. */
+int kprobe_handler(struct machine *m, struct frame *f);
+int post_kprobe_handler(struct machine *m, struct frame *f);
+bool kprobe_stepping(const struct kprobes *kp);
+
+/* With an IDT that is not the built-in one: takes an exception (cpu->fault, cpu->eip as for trap_deliver) before the
+ * guest's gate when it is ours. 1: taken, go on at cpu->eip; 0: not ours; -1: stop, cpu->stop is set. */
+int kprobe_intercept(struct machine *m);
+
+#endif

@@ -1,0 +1,60 @@
+/* kprobe_intercept.c: probes in front of a guest's own IDT. Nothing is pushed: the frame stands for the registers. */
+#include "kernel.h"
+#include "kprobe.h"
+#include "mmu.h"
+
+/* Is there anything that the exception could mean to a probe? */
+static bool concerns(const struct machine *m)
+{
+    const struct cpu *cpu = m->cpu;
+    const struct kprobes *kp = m->kprobes;
+
+    if (!kp || kernel_owns_traps(m))
+        return false;
+    if (kp->cpu != KPROBE_NO_CPU)
+        return true;
+    return cpu->fault.vector == T_BRKPT && kprobe_at(m, cpu->seg[CS].base + cpu->eip - 1);
+}
+
+static int hook(struct machine *m, struct frame *f, const struct fault *fault)
+{
+    struct cpu *cpu = m->cpu;
+    struct kprobes *kp = m->kprobes;
+
+    switch (fault->vector) {
+    case T_BRKPT:
+        return kprobe_at(m, cpu->seg[CS].base + cpu->eip - 1) ? kprobe_handler(m, f) : 0;
+    case T_DEBUG:
+        if (fault->software || !(cpu->dr[6] & DR6_BS) || !kprobe_stepping(kp))
+            return 0;
+        cpu->dr[6] &= ~DR6_BS;
+        return post_kprobe_handler(m, f);
+    default:
+        return fault->software ? 0 : kprobe_fault(m, f, fault->vector);
+    }
+}
+
+int kprobe_intercept(struct machine *m)
+{
+    struct cpu *cpu = m->cpu;
+    const struct fault fault = cpu->fault;
+    struct live_frame *lf;
+    int result;
+
+    if (likely(!concerns(m)))
+        return 0;
+    lf = frame_begin(m);
+    if (!lf) {
+        cpu_stop(cpu, STOP_MEMORY);
+        return -1;
+    }
+    frame_capture(m, lf);
+    cpu->eflags &= ~(EFLAGS_TF | EFLAGS_IF);
+    result = hook(m, &lf->frame, &fault);
+    frame_write_back(m, lf);
+    frame_end(m);
+    cpu->fault = fault;
+    if (result < 0)
+        cpu_stop(cpu, -result);
+    return result < 0 ? -1 : result;
+}

@@ -1,0 +1,387 @@
+#include "machine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "execute.h"
+#include "kernel.h"
+#include "kprobe.h"
+#include "trap.h"
+
+/* The CPU state that a run inside a handler must give back. */
+struct nest {
+    struct nest *outer;
+    struct cpu state;           /* only the part before `icount` is kept */
+    s64 budget_start;
+    bool until_set;
+    u32 until;
+};
+#define NEST_BYTES offsetof(struct cpu, icount)
+
+/* --- creation --------------------------------------------------------------------------------------------- */
+
+static struct cpu *cpu_create(struct machine *m)
+{
+    struct cpu *cpu = calloc(1, sizeof(*cpu));
+    if (!cpu)
+        return NULL;
+    cpu->machine = m;
+    cpu->blocks = calloc(BLOCK_HASH_SIZE, sizeof(*cpu->blocks));
+    cpu->cross = calloc(CROSS_LINKS_MAX, sizeof(*cpu->cross));
+    m->cpu = cpu;
+    if (!cpu->blocks || !cpu->cross)
+        return NULL;
+    cpu_reset(cpu);
+    return cpu;
+}
+
+static void cpu_destroy(struct cpu *cpu)
+{
+    if (!cpu)
+        return;
+    free(cpu->blocks);
+    free(cpu->cross);
+    free(cpu);
+}
+
+machine *machine_create(const struct machine_config *config)
+{
+    machine *m = calloc(1, sizeof(*m));
+    if (!m)
+        return NULL;
+    m->config = *config;
+    m->irq = -1;
+    if (!memory_init(&m->mem) || !memory_add(&m->mem, 0, config->memory_pages) || !cpu_create(m) ||
+        (config->kernel == KERNEL_BUILTIN && !kernel_create(m)) ||
+        (config->kprobes != KPROBES_OFF && !kprobes_create(m))) {
+        machine_destroy(m);
+        return NULL;
+    }
+    return m;
+}
+
+void machine_destroy(machine *m)
+{
+    if (!m)
+        return;
+    while (m->nest)
+        machine_nest_end(m);
+    if (m->kprobes)
+        kprobes_destroy(m);
+    if (m->kernel)
+        kernel_destroy(m);
+    arena_deinit(&m->arena);
+    memory_deinit(&m->mem);
+    cpu_destroy(m->cpu);
+    free(m->port_claimed);
+    free(m);
+}
+
+/* --- traps ------------------------------------------------------------------------------------------------ */
+
+/* eip is about to change by other means than the code itself: the last exit's target is not what comes next. */
+static void forget_exit(struct cpu *cpu)
+{
+    cpu->exit_from = NULL;
+    cpu->stale_from = NULL;
+}
+
+/* With the guest's own IDT the probes see vectors 1 and 3 before its gates do. */
+static bool probes_first(const struct machine *m)
+{
+    u8 vector = m->cpu->fault.vector;
+    return m->kprobes && (vector == T_BRKPT || vector == T_DEBUG) &&
+           !(m->kernel && m->cpu->idtr.base == machine_kernel_layout((machine *)(uintptr_t)m)->idt);
+}
+
+static int deliver_fault(struct machine *m)
+{
+    forget_exit(m->cpu);
+    if (unlikely(probes_first(m))) {
+        int taken = kprobe_intercept(m);
+        if (taken)
+            return taken > 0 ? STATUS_JUMP : STATUS_STOP;
+    }
+    return trap_deliver(m->cpu);
+}
+
+static int single_step_trap(struct machine *m)
+{
+    struct cpu *cpu = m->cpu;
+    cpu->dr[6] |= DR6_BS;
+    cpu_fault(cpu, T_DEBUG);
+    return deliver_fault(m);
+}
+
+static void timer_tick(struct machine *m)
+{
+    if (!m->timer_period || m->cpu->icount < m->timer_next)
+        return;
+    m->timer_next += (m->cpu->icount - m->timer_next) / m->timer_period * m->timer_period + m->timer_period;
+    if (m->irq < 0)
+        m->irq = m->timer_vector;
+}
+
+static bool interrupt_ready(const struct machine *m)
+{
+    return m->irq >= 0 && (m->cpu->eflags & EFLAGS_IF) && !m->cpu->shadow;
+}
+
+static int take_interrupt(struct machine *m)
+{
+    u8 vector = (u8)m->irq;
+    m->irq = -1;
+    m->cpu->halted = false;
+    forget_exit(m->cpu);
+    return trap_interrupt(m->cpu, vector);
+}
+
+/* In HLT: time passes at once up to the next tick that can wake the CPU. False: nothing ever will. */
+static bool skip_to_tick(struct machine *m)
+{
+    struct cpu *cpu = m->cpu;
+    if (!m->timer_period || !(cpu->eflags & EFLAGS_IF))
+        return false;
+    cpu->tsc_offset += m->timer_next - cpu->icount;
+    m->timer_next = cpu->icount;
+    timer_tick(m);
+    return true;
+}
+
+/* --- the run loop ----------------------------------------------------------------------------------------- */
+
+static void settle(struct cpu *cpu)
+{
+    cpu->icount += (u64)(cpu->budget_start - cpu->budget);
+    cpu->budget_start = cpu->budget = 0;
+}
+
+/* Run one instruction, with the trap that TF asks for. */
+static int run_one(struct machine *m)
+{
+    struct cpu *cpu = m->cpu;
+    bool tf = cpu->eflags & EFLAGS_TF;
+    struct block *b = block_find_one(cpu);
+    cpu->step_over = false;
+    forget_exit(cpu);
+    if (!b)
+        return cpu->leave == LEAVE_FAULT ? deliver_fault(m) : STATUS_STOP;
+    cpu->shadow = 0;
+    cpu->one = true;
+    execute(cpu, b->ops);
+    cpu->one = false;
+    forget_exit(cpu);
+    m->until_fresh = false;
+    switch (cpu->leave) {
+    case LEAVE_FAULT:
+        return deliver_fault(m);
+    case LEAVE_STOP:
+        return STATUS_STOP;
+    default:
+        return tf && cpu->shadow != 2 ? single_step_trap(m) : STATUS_JUMP;
+    }
+}
+
+/* Run blocks until something needs attention or at most `most` instructions are done. */
+static int run_blocks(struct machine *m, u64 most)
+{
+    struct cpu *cpu = m->cpu;
+    struct block *b = block_find(cpu);
+    if (!b)
+        return cpu->leave == LEAVE_FAULT ? deliver_fault(m) : STATUS_STOP;
+    code_link(cpu, b);
+    cpu->budget = cpu->budget_start = (s64)(most - BLOCK_MAX_INSNS);
+    execute(cpu, b->ops);
+    switch (cpu->leave) {
+    case LEAVE_FAULT:
+        return deliver_fault(m);
+    case LEAVE_STOP:
+        return STATUS_STOP;
+    default:
+        return STATUS_JUMP;
+    }
+}
+
+static u64 instructions_left(const struct machine *m, u64 end)
+{
+    u64 now = m->cpu->icount, left = end - now;
+    if (m->timer_period && m->timer_next - now < left)
+        left = m->timer_next - now;
+    return left;
+}
+
+static enum stop_reason run(struct machine *m, u64 end)
+{
+    struct cpu *cpu = m->cpu;
+    for (u32 turns = 0;; turns++) {
+        int status;
+        settle(cpu);
+        if (m->kernel && kernel_serves(m, cpu->seg[CS].base + cpu->eip)) {
+            forget_exit(cpu);
+            status = kernel_enter(m);
+            if (status == STATUS_FAULT)
+                status = deliver_fault(m);
+        } else {
+            bool at_until = m->until_set && cpu->eip == m->until;
+            if (unlikely(m->mem.exhausted))
+                return STOP_MEMORY;
+            if (at_until && !m->until_fresh)
+                return STOP_UNTIL;
+            if (cpu->icount >= end || turns >= RUN_SLICE)
+                return STOP_NONE;
+            timer_tick(m);
+            if (interrupt_ready(m)) {
+                status = take_interrupt(m);
+            } else if (unlikely(cpu->halted)) {
+                if (!skip_to_tick(m))
+                    return STOP_HALT;
+                continue;
+            } else {
+                u64 left = instructions_left(m, end);
+                bool one = (cpu->eflags & EFLAGS_TF) || cpu->step_over || cpu->shadow || at_until ||
+                           left <= BLOCK_MAX_INSNS;
+                status = one ? run_one(m) : run_blocks(m, left);
+            }
+        }
+        if (unlikely(status == STATUS_STOP))
+            return cpu->stop;
+    }
+}
+
+static void describe_stop(struct machine *m, enum stop_reason reason)
+{
+    struct cpu *cpu = m->cpu;
+    struct stop_info *stop = &m->stop;
+    settle(cpu);
+    stop->reason = (s32)reason;
+    stop->eip = cpu->eip;
+    stop->icount = cpu->icount;
+    stop->nbytes = 0;
+    if (reason != STOP_TRAP) {
+        stop->vector = reason == STOP_SHUTDOWN ? cpu->fault.vector : -1;
+        stop->error_code = 0;
+        stop->address = reason == STOP_SHUTDOWN ? cpu->cr2 : 0;
+    }
+    if (reason == STOP_UNIMPLEMENTED)
+        stop->nbytes = (u8)mmu_peek(cpu, cpu->seg[CS].base + cpu->eip, stop->bytes, INSN_MAX);
+}
+
+int machine_run(machine *m, uint64_t slice)
+{
+    u64 now = m->cpu->icount;
+    m->depth++;
+    enum stop_reason reason = run(m, now + slice < now ? UINT64_MAX : now + slice);
+    m->depth--;
+    describe_stop(m, reason);
+    return (int)reason;
+}
+
+/* --- what Python asks ------------------------------------------------------------------------------------- */
+
+const struct stop_info *machine_stop_info(machine *m)
+{
+    return &m->stop;
+}
+
+static void drop_code_at(struct machine *m, u32 eip)
+{
+    code_invalidate_lin(m, m->cpu->seg[CS].base + eip, 1);
+}
+
+void machine_set_until(machine *m, int set, uint32_t eip)
+{
+    if (m->until_set && !(set && m->until == eip))
+        drop_code_at(m, m->until);
+    if (set && !(m->until_set && m->until == eip))
+        drop_code_at(m, eip);
+    m->until_set = set;
+    m->until_fresh = set;
+    m->until = eip;
+}
+
+uint64_t machine_icount(machine *m)
+{
+    return cpu_icount(m->cpu);
+}
+
+int machine_interrupt(machine *m, uint8_t vector)
+{
+    if (m->irq >= 0)
+        return -1;
+    m->irq = vector;
+    return 0;
+}
+
+void machine_set_timer(machine *m, uint8_t vector, uint64_t period)
+{
+    m->timer_vector = vector;
+    m->timer_period = period;
+    m->timer_next = cpu_icount(m->cpu) + period;
+}
+
+int machine_nest_begin(machine *m)
+{
+    struct cpu *cpu = m->cpu;
+    struct nest *nest = m->nests < CALL_DEPTH_MAX ? malloc(sizeof(*nest)) : NULL;
+    if (!nest)
+        return -1;
+    memcpy(&nest->state, cpu, NEST_BYTES);
+    nest->budget_start = cpu->budget_start;
+    nest->until_set = m->until_set;
+    nest->until = m->until;
+    nest->outer = m->nest;
+    m->nest = nest;
+    m->nests++;
+    settle(cpu);
+    cpu->halted = cpu->step_over = false;
+    cpu->shadow = 0;
+    return 0;
+}
+
+void machine_nest_end(machine *m)
+{
+    struct cpu *cpu = m->cpu;
+    struct nest *nest = m->nest;
+    settle(cpu);
+    u64 tsc_offset = cpu->tsc_offset;
+    bool paging = cpu->cr0 != nest->state.cr0 || cpu->cr3 != nest->state.cr3 || cpu->cr4 != nest->state.cr4;
+    memcpy(cpu, &nest->state, NEST_BYTES);
+    cpu->tsc_offset = tsc_offset;
+    cpu->budget_start = nest->budget_start;
+    cpu->icount -= (u64)(cpu->budget_start - cpu->budget);
+    if (paging)
+        tlb_flush(cpu);
+    /* The nested run may have changed the code that is running now. */
+    cpu->code_changed = true;
+    machine_set_until(m, nest->until_set, nest->until);
+    m->until_fresh = false;
+    m->nest = nest->outer;
+    m->nests--;
+    free(nest);
+}
+
+uint32_t machine_peek(machine *m, uint32_t lin, void *buf, uint32_t size)
+{
+    return mmu_peek(m->cpu, lin, buf, size);
+}
+
+uint32_t machine_poke(machine *m, uint32_t lin, const void *buf, uint32_t size)
+{
+    return mmu_poke(m->cpu, lin, buf, size);
+}
+
+#define TEXT_(x) #x
+#define TEXT(x) TEXT_(x)
+const char *machine_build(void)
+{
+#ifdef LOOP_DISPATCH
+#define DISPATCH_KIND "loop"
+#else
+#define DISPATCH_KIND "tail calls"
+#endif
+#ifdef __clang__
+    return "clang " TEXT(__clang_major__) "." TEXT(__clang_minor__) ", dispatch by " DISPATCH_KIND;
+#else
+    return "gcc " TEXT(__GNUC__) "." TEXT(__GNUC_MINOR__) ", dispatch by " DISPATCH_KIND;
+#endif
+}

@@ -1,0 +1,310 @@
+/* mmu.c: segments, the software TLB, linear accesses. */
+#include "mmu.h"
+
+#include <string.h>
+
+#include "block.h"
+#include "machine.h"
+#include "paging.h"
+
+/* The TLB. */
+
+/* A page that cannot index entry i. */
+static u32 tlb_invalid(u32 i)
+{
+    return (i ^ TLB_SIZE / 2) << PAGE_SHIFT;
+}
+
+static void tlb_drop(struct cpu *cpu, unsigned user, u32 i)
+{
+    struct tlb_entry *e = &cpu->tlbs[user][i];
+    e->read_tag = e->write_tag = tlb_invalid(i);
+}
+
+/* The cross-page links and the jump cache hold what the translation was. */
+static void forget_jumps(struct cpu *cpu)
+{
+    code_unlink_cross(cpu);
+    jump_cache_flush(cpu);
+}
+
+void tlb_flush(struct cpu *cpu)
+{
+    for (u32 i = 0; i < TLB_SIZE; i++) {
+        tlb_drop(cpu, 0, i);
+        tlb_drop(cpu, 1, i);
+    }
+    forget_jumps(cpu);
+}
+
+void tlb_flush_page(struct cpu *cpu, u32 lin)
+{
+    /* INVLPG drops all of a 4 MiB page, and the old translation may have been one (SDM vol. 3, 4.10.4.1). */
+    unsigned shift = cpu->cr4 & CR4_PSE ? 22 : PAGE_SHIFT;
+
+    for (u32 i = 0; i < TLB_SIZE; i++)
+        for (unsigned user = 0; user < 2; user++)
+            if ((cpu->tlbs[user][i].read_tag ^ lin) >> shift == 0)
+                tlb_drop(cpu, user, i);
+    forget_jumps(cpu);
+}
+
+static bool tlb_maps(const struct tlb_entry *e, u32 i, const u8 *data)
+{
+    return e->read_tag != tlb_invalid(i) && e->host + e->read_tag == data;
+}
+
+void tlb_protect(struct machine *m, u32 frame)
+{
+    struct cpu *cpu = m->cpu;
+    const struct page *page = memory_page(&m->mem, frame);
+
+    for (u32 i = 0; page && i < TLB_SIZE; i++)
+        for (unsigned user = 0; user < 2; user++)
+            if (tlb_maps(&cpu->tlbs[user][i], i, page->data))
+                cpu->tlbs[user][i].write_tag = tlb_invalid(i);
+}
+
+void tlb_forget(struct machine *m, const u8 *data)
+{
+    for (u32 i = 0; i < TLB_SIZE; i++)
+        for (unsigned user = 0; user < 2; user++)
+            if (tlb_maps(&m->cpu->tlbs[user][i], i, data))
+                tlb_drop(m->cpu, user, i);
+}
+
+static void tlb_fill(struct tlb_entry *e, u32 lin, const struct page *page, bool writable)
+{
+    u32 tag = lin & ~PAGE_MASK;
+    bool plain = page->owned && !page->code && !page->probed;
+
+    e->read_tag = tag;
+    e->write_tag = writable && plain ? tag : tlb_invalid(tag >> PAGE_SHIFT & (TLB_SIZE - 1));
+    e->host = (u8 *)((uintptr_t)page->data - tag);
+}
+
+/* Linear accesses. */
+
+/* What an access touches of one page. */
+struct part {
+    struct page *page;          /* NULL: no RAM */
+    u32 offset;
+};
+
+static bool locate(struct cpu *cpu, u32 lin, unsigned access, struct part *ret)
+{
+    struct machine *m = cpu->machine;
+    struct translation t;
+
+    if (!paging_walk(cpu, lin, access, &t))
+        return false;
+    *ret = (struct part){memory_page(&m->mem, t.phys >> PAGE_SHIFT), t.phys & PAGE_MASK};
+    if (ret->page && access & ACCESS_WRITE && !memory_own(m, ret->page))
+        ret->page = NULL;
+    if (ret->page)
+        tlb_fill(tlb_slot(cpu, lin, access), lin, ret->page, t.writable);
+    return true;
+}
+
+static u32 first_part(u32 lin, u32 size)
+{
+    u32 room = PAGE_SIZE - (lin & PAGE_MASK);
+    return size < room ? size : room;
+}
+
+/* Both pages of an access of up to PAGE_SIZE bytes, checked before anything is changed. */
+static bool locate_both(struct cpu *cpu, u32 lin, unsigned size, unsigned access, struct part ret[2])
+{
+    u32 first = first_part(lin, size);
+    return locate(cpu, lin, access, &ret[0]) && (first == size || locate(cpu, lin + first, access, &ret[1]));
+}
+
+static COLD bool read_slow(struct cpu *cpu, u32 lin, unsigned size, unsigned access, u32 *ret)
+{
+    u8 buf[4] = {0xFF, 0xFF, 0xFF, 0xFF};
+    struct part part[2] = {0};
+    u32 first = first_part(lin, size);
+
+    if (!locate_both(cpu, lin, size, access, part))
+        return false;
+    if (part[0].page)
+        memcpy(buf, part[0].page->data + part[0].offset, first);
+    if (part[1].page)
+        memcpy(buf + first, part[1].page->data, size - first);
+    *ret = 0;
+    memcpy(ret, buf, size);
+    return true;
+}
+
+static COLD bool write_slow(struct cpu *cpu, u32 lin, u32 value, unsigned size, unsigned access)
+{
+    struct part part[2] = {0};
+    u32 first = first_part(lin, size);
+
+    if (!locate_both(cpu, lin, size, access, part))
+        return false;
+    memory_store(cpu->machine, part[0].page, part[0].offset, &value, first);
+    if (first < size)
+        memory_store(cpu->machine, part[1].page, 0, (const u8 *)&value + first, size - first);
+    return true;
+}
+
+static u32 host_read(const u8 *host, unsigned size)
+{
+    u32 value = 0;
+    if (size == 4)
+        memcpy(&value, host, 4);
+    else if (size == 2)
+        memcpy(&value, host, 2);
+    else
+        value = *host;
+    return value;
+}
+
+static void host_write(u8 *host, u32 value, unsigned size)
+{
+    if (size == 4)
+        memcpy(host, &value, 4);
+    else if (size == 2)
+        memcpy(host, &value, 2);
+    else
+        *host = (u8)value;
+}
+
+bool lin_read(struct cpu *cpu, u32 lin, unsigned size, unsigned access, u32 *ret)
+{
+    access &= ACCESS_SYSTEM | ACCESS_FETCH;
+    const u8 *host = tlb_host(cpu, lin, size, access);
+
+    if (unlikely(!host))
+        return read_slow(cpu, lin, size, access, ret);
+    *ret = host_read(host, size);
+    return true;
+}
+
+bool lin_write(struct cpu *cpu, u32 lin, u32 value, unsigned size, unsigned access)
+{
+    access = (access & ACCESS_SYSTEM) | ACCESS_WRITE;
+    u8 *host = tlb_host(cpu, lin, size, access);
+
+    if (unlikely(!host))
+        return write_slow(cpu, lin, value, size, access);
+    host_write(host, value, size);
+    return true;
+}
+
+bool lin_check_write(struct cpu *cpu, u32 lin, unsigned size, unsigned access)
+{
+    struct part part[2];
+
+    access = (access & ACCESS_SYSTEM) | ACCESS_WRITE;
+    return likely(tlb_host(cpu, lin, size, access)) || locate_both(cpu, lin, size, access, part);
+}
+
+bool mmu_translate(struct cpu *cpu, u32 lin, unsigned access, u32 *ret)
+{
+    struct translation t;
+
+    if (!paging_walk(cpu, lin, access, &t))
+        return false;
+    *ret = t.phys;
+    return true;
+}
+
+bool mmu_probe(struct cpu *cpu, u32 lin, u32 *ret)
+{
+    return paging_probe(cpu, lin, ret);
+}
+
+/* Segments. */
+
+/* SDM vol. 3, 3.4.5.1: code is never writable, and readable by bit 1; data is always readable, and writable by bit 1. */
+static bool type_allows(u16 attr, unsigned access)
+{
+    if (!(attr & SEG_P))
+        return false;
+    if (access & ACCESS_WRITE)
+        return (attr & 0xA) == 0x2;
+    return access & ACCESS_FETCH || (attr & 0xA) != 0x8;
+}
+
+bool seg_allows(const struct cpu *cpu, unsigned seg, u32 off, u32 size, unsigned access)
+{
+    const struct segment *s = &cpu->seg[seg];
+
+    if (cpu->mode & MODE_PROTECTED && !type_allows(s->attr, access))
+        return false;
+    if ((s->attr & (SEG_S | 0xC)) == (SEG_S | 0x4)) {
+        /* Expand-down: the valid offsets lie above the limit (SDM vol. 3, 5.3). */
+        u32 top = s->attr & SEG_DB ? 0xFFFFFFFF : 0xFFFF;
+        return off > s->limit && off <= top && size - 1 <= top - off;
+    }
+    /* With a limit of 4 GiB accesses wrap; the SDM leaves that to the implementation. */
+    return s->limit == 0xFFFFFFFF || (off <= s->limit && size - 1 <= s->limit - off);
+}
+
+bool seg_linear(struct cpu *cpu, unsigned seg, u32 off, unsigned size, unsigned access, u32 *ret)
+{
+    if (unlikely(!seg_allows(cpu, seg, off, size, access))) {
+        cpu_fault_code(cpu, seg == SS ? T_STACK : T_GPFLT, 0);
+        return false;
+    }
+    *ret = cpu->seg[seg].base + off;
+    return true;
+}
+
+bool mem_read(struct cpu *cpu, unsigned seg, u32 off, unsigned size, u32 *ret)
+{
+    u32 lin;
+    return seg_linear(cpu, seg, off, size, ACCESS_READ, &lin) && lin_read(cpu, lin, size, 0, ret);
+}
+
+bool mem_write(struct cpu *cpu, unsigned seg, u32 off, u32 value, unsigned size)
+{
+    u32 lin;
+    return seg_linear(cpu, seg, off, size, ACCESS_WRITE, &lin) && lin_write(cpu, lin, value, size, 0);
+}
+
+bool mem_check_write(struct cpu *cpu, unsigned seg, u32 off, unsigned size)
+{
+    u32 lin;
+    return seg_linear(cpu, seg, off, size, ACCESS_WRITE, &lin) && lin_check_write(cpu, lin, size, 0);
+}
+
+/* Debug access. */
+
+/* The page of lin that a debugger may touch: mapped and RAM. */
+static struct page *debug_page(struct cpu *cpu, u32 lin)
+{
+    u32 phys;
+    return mmu_probe(cpu, lin, &phys) ? memory_page(&cpu->machine->mem, phys >> PAGE_SHIFT) : NULL;
+}
+
+u32 mmu_peek(struct cpu *cpu, u32 lin, void *buf, u32 size)
+{
+    u32 done = 0;
+
+    while (done < size) {
+        const struct page *page = debug_page(cpu, lin + done);
+        u32 n = first_part(lin + done, size - done);
+        if (!page)
+            break;
+        memcpy((u8 *)buf + done, page->data + ((lin + done) & PAGE_MASK), n);
+        done += n;
+    }
+    return done;
+}
+
+u32 mmu_poke(struct cpu *cpu, u32 lin, const void *buf, u32 size)
+{
+    u32 done = 0;
+
+    while (done < size) {
+        struct page *page = debug_page(cpu, lin + done);
+        u32 n = first_part(lin + done, size - done);
+        if (!page || !memory_store(cpu->machine, page, (lin + done) & PAGE_MASK, (const u8 *)buf + done, n))
+            break;
+        done += n;
+    }
+    return done;
+}

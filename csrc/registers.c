@@ -1,0 +1,139 @@
+/* registers.c: registers by number, for Python. */
+#include "gate.h"
+#include "machine.h"
+#include "trap.h"
+
+/* EFLAGS bits that exist here; VIF and VIP need VME, which CPUID does not announce. */
+#define EFLAGS_DEFINED (EFLAGS_ARITH | (EFLAGS_SYSTEM & ~(EFLAGS_VIF | EFLAGS_VIP)) | EFLAGS_FIXED)
+
+static unsigned debug_index(int id)
+{
+    return id < REG_DR6 ? (unsigned)(id - REG_DR0) : (unsigned)(id - REG_DR6) + 6;
+}
+
+uint32_t machine_get_reg(machine *m, int id)
+{
+    const struct cpu *cpu = m->cpu;
+    if (id >= 0 && id < 8)
+        return cpu->gpr[id];
+    if (id >= REG_ES && id <= REG_TR)
+        return cpu->seg[id - REG_ES].selector;
+    if (id >= REG_DR0 && id <= REG_DR7)
+        return cpu->dr[debug_index(id)];
+    switch (id) {
+    case REG_EIP: return cpu->eip;
+    case REG_EFLAGS: return cpu_eflags(cpu);
+    case REG_CR0: return cpu->cr0;
+    case REG_CR2: return cpu->cr2;
+    case REG_CR3: return cpu->cr3;
+    case REG_CR4: return cpu->cr4;
+    case REG_GDTR_BASE: return cpu->gdtr.base;
+    case REG_GDTR_LIMIT: return cpu->gdtr.limit;
+    case REG_IDTR_BASE: return cpu->idtr.base;
+    case REG_IDTR_LIMIT: return cpu->idtr.limit;
+    case REG_CPL: return cpu->cpl;
+    default: return 0;
+    }
+}
+
+/* VM can be entered, which reloads the segments as paragraphs; leaving it needs selectors: only a trap does that. */
+static bool set_eflags(struct cpu *cpu, u32 value)
+{
+    bool enter = value & ~cpu->eflags & EFLAGS_VM, leave = cpu->eflags & ~value & EFLAGS_VM;
+    if ((value & ~EFLAGS_DEFINED) || leave || (enter && !(cpu->cr0 & CR0_PE)))
+        return false;
+    cpu_set_eflags(cpu, value);
+    if (enter)
+        for (unsigned i = ES; i <= GS; i++)
+            segment_set_paragraph(&cpu->seg[i], cpu->seg[i].selector, true);
+    mode_update(cpu);
+    return true;
+}
+
+/* CS by the rules of a far return to any ring: the selector's RPL becomes CPL (SDM vol. 2, RET). */
+static bool set_cs(struct cpu *cpu, u16 selector)
+{
+    u32 desc[2];
+    unsigned cpl = SELECTOR_RPL(selector);
+    if (SELECTOR_NULL(selector) || descriptor_lookup(cpu, selector, desc) != LOOKUP_FOUND)
+        return false;
+    unsigned dpl = DESC_DPL(desc);
+    bool allowed = desc_is_conforming(desc) ? dpl <= cpl : dpl == cpl;
+    if (!desc_is_code(desc) || !(desc[1] & DESC_P) || !allowed || !descriptor_touch(cpu, selector, desc))
+        return false;
+    segment_code(&cpu->seg[CS], selector, desc, cpl);
+    mode_update(cpu);
+    return true;
+}
+
+static bool set_selector(struct cpu *cpu, unsigned seg, u16 selector)
+{
+    if (seg == LDTR)
+        return segment_load_ldtr(cpu, selector);
+    if (seg == TR)
+        return segment_load_tr(cpu, selector, true);
+    if (seg == CS && protected_mode(cpu))
+        return set_cs(cpu, selector);
+    return segment_load(cpu, seg, selector) == STATUS_NEXT;
+}
+
+static bool set_table(struct dtable *table, bool limit, u32 value)
+{
+    if (limit && value > 0xFFFF)
+        return false;
+    if (limit)
+        table->limit = (u16)value;
+    else
+        table->base = value;
+    return true;
+}
+
+/* Leaving protected mode from virtual-8086 mode would leave VM set where it means nothing. */
+static bool set_cr0(struct cpu *cpu, u32 value)
+{
+    return !((cpu->eflags & EFLAGS_VM) && !(value & CR0_PE)) && cpu_write_control(cpu, 0, value);
+}
+
+static bool set_other(struct cpu *cpu, int id, u32 value)
+{
+    switch (id) {
+    case REG_EIP: cpu->eip = value; return true;
+    case REG_EFLAGS: return set_eflags(cpu, value);
+    case REG_CR0: return set_cr0(cpu, value);
+    case REG_CR2: return cpu_write_control(cpu, 2, value);
+    case REG_CR3: return cpu_write_control(cpu, 3, value);
+    case REG_CR4: return cpu_write_control(cpu, 4, value);
+    case REG_GDTR_BASE: return set_table(&cpu->gdtr, false, value);
+    case REG_GDTR_LIMIT: return set_table(&cpu->gdtr, true, value);
+    case REG_IDTR_BASE: return set_table(&cpu->idtr, false, value);
+    case REG_IDTR_LIMIT: return set_table(&cpu->idtr, true, value);
+    case REG_CPL: return value == cpu->cpl;     /* follows CS */
+    default: return false;
+    }
+}
+
+static bool set_reg(struct cpu *cpu, int id, u32 value)
+{
+    if (id >= 0 && id < 8) {
+        cpu->gpr[id] = value;
+        return true;
+    }
+    if (id >= REG_ES && id <= REG_TR)
+        return value <= 0xFFFF && set_selector(cpu, (unsigned)(id - REG_ES), (u16)value);
+    if (id >= REG_DR0 && id <= REG_DR7) {
+        cpu_write_debug(cpu, debug_index(id), value);
+        return true;
+    }
+    return set_other(cpu, id, value);
+}
+
+int machine_set_reg(machine *m, int id, uint32_t value)
+{
+    struct cpu *cpu = m->cpu;
+    struct fault fault = cpu->fault;    /* a refused selector must not look like the guest's fault */
+    u8 leave = cpu->leave;
+    bool done = set_reg(cpu, id, value);
+    cpu->fault = fault;
+    cpu->leave = leave;
+    return done ? 0 : -1;
+}

@@ -1,0 +1,38 @@
+"""pykprobes: an i386 machine in a library, with the kernel probes of Linux 2.5.26 built into its trap gates."""
+
+from .actions import Action, Count, Hist
+from .actions import Stop as StopRun
+from .errors import ImportUnbound, KprobeError, MachineFault, MemoryFault
+from .fetchargs import FetchArg, parse_fetch
+from .loader import Image
+from .machine import Machine
+from .probes import Kprobe
+from .probespec import ProbeSpec, parse_probe
+from .registers import PtRegs
+from .stop import Stop, StopReason
+from .symbols import AmbiguousSymbol, Symbol, SymbolTable
+
+__version__ = "0.1.0"
+__all__ = [
+    "Action",
+    "AmbiguousSymbol",
+    "Count",
+    "FetchArg",
+    "Hist",
+    "Image",
+    "ImportUnbound",
+    "Kprobe",
+    "KprobeError",
+    "Machine",
+    "MachineFault",
+    "MemoryFault",
+    "ProbeSpec",
+    "PtRegs",
+    "Stop",
+    "StopReason",
+    "StopRun",
+    "Symbol",
+    "SymbolTable",
+    "parse_fetch",
+    "parse_probe",
+]

@@ -1,0 +1,168 @@
+"""The compiled module: csrc/cdef.h as Python sees it through cffi. Only binding.py uses it.
+
+Pointers to C structures appear as their classes below; char and void pointers take anything with a buffer.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+class Machine:
+    """Opaque: struct machine."""
+
+class PtRegs:
+    ebx: int
+    ecx: int
+    edx: int
+    esi: int
+    edi: int
+    ebp: int
+    eax: int
+    ds: int
+    es: int
+    orig_eax: int
+    eip: int
+    cs: int
+    eflags: int
+    esp: int
+    ss: int
+
+class Frame:
+    regs: PtRegs
+    address: int
+    sp: int
+
+class StopInfo:
+    reason: int
+    vector: int
+    error_code: int
+    address: int
+    eip: int
+    icount: int
+    bytes: Sequence[int]
+    nbytes: int
+
+class KernelLayout:
+    gdt: int
+    idt: int
+    tss: int
+    entry: int
+    entry_size: int
+    imports: int
+    import_stride: int
+    import_max: int
+    call_return: int
+    stack_top: int
+    stack_bottom: int
+    window: int
+    window_end: int
+
+class KprobeStats:
+    hits: int
+    nmissed: int
+    misses: Sequence[int]
+
+class KprobeState:
+    cpu: int
+    running: int
+    status: int
+    locked: int
+
+class Fetch:
+    base: int
+    reg: int
+    derefs: int
+    size: int
+    is_signed: int
+    bit_offset: int
+    bit_width: int
+    imm: int
+    offset: Any
+
+class Action:
+    kind: int
+    count: int
+    faults: int
+    field: Fetch
+    bins: Any
+    nbins: int
+    lo: int
+    width: int
+    next: Any
+
+class _FFI:
+    NULL: Any
+    def new(self, cdecl: str, init: object = ...) -> Any: ...
+    def gc(self, cdata: Any, destructor: Callable[[Any], object], size: int = ...) -> Any: ...
+    def release(self, cdata: Any) -> None: ...
+    def from_buffer(self, cdecl: str, buffer: object, require_writable: bool = ...) -> Any: ...
+    def buffer(self, cdata: Any, size: int = ...) -> Any: ...
+    def string(self, cdata: Any, maxlen: int = ...) -> bytes: ...
+    def def_extern(
+        self, name: str = ..., error: object = ..., onerror: Callable[..., object] | None = ...
+    ) -> Callable[[Callable[[int, int, int, int], int]], Callable[[int, int, int, int], int]]: ...
+
+class _Lib:
+    STOP_NONE: int
+    STOP_UNTIL: int
+    STOP_LIMIT: int
+    STOP_PYTHON: int
+    STOP_MEMORY: int
+    CALLBACK_PRE: int
+    CALLBACK_POST: int
+    CALLBACK_FAULT: int
+    CALLBACK_TRAP: int
+    CALLBACK_IMPORT: int
+    CALLBACK_RAISED: int
+    KPROBES_OFF: int
+    KPROBES_2_5_26: int
+    KPROBES_FIXED: int
+    KERNEL_NONE: int
+    KERNEL_BUILTIN: int
+    MAP_WRITE: int
+    MAP_USER: int
+    PROBE_PRE: int
+    PROBE_POST: int
+    PROBE_FAULT: int
+    FETCH_REG: int
+    FETCH_SP: int
+    FETCH_IMM: int
+    ACTION_COUNT: int
+    ACTION_HIST_LINEAR: int
+    ACTION_HIST_LOG2: int
+    ACTION_STOP: int
+    pykprobes_callback: Any
+
+    def machine_create(self, config: Any) -> Machine: ...
+    def machine_destroy(self, m: Machine) -> None: ...
+    def machine_run(self, m: Machine, slice: int) -> int: ...
+    def machine_stop_info(self, m: Machine) -> StopInfo: ...
+    def machine_set_until(self, m: Machine, set: int, eip: int) -> None: ...
+    def machine_icount(self, m: Machine) -> int: ...
+    def machine_interrupt(self, m: Machine, vector: int) -> int: ...
+    def machine_set_timer(self, m: Machine, vector: int, period: int) -> None: ...
+    def machine_nest_begin(self, m: Machine) -> int: ...
+    def machine_nest_end(self, m: Machine) -> None: ...
+    def machine_get_reg(self, m: Machine, id: int) -> int: ...
+    def machine_set_reg(self, m: Machine, id: int, value: int) -> int: ...
+    def machine_peek(self, m: Machine, lin: int, buf: object, size: int) -> int: ...
+    def machine_poke(self, m: Machine, lin: int, buf: object, size: int) -> int: ...
+    def machine_map(self, m: Machine, lin: int, size: int, rights: int) -> int: ...
+    def machine_unmap(self, m: Machine, lin: int, size: int) -> int: ...
+    def machine_mapping(self, m: Machine, lin: int) -> int: ...
+    def machine_kernel_layout(self, m: Machine) -> KernelLayout: ...
+    def machine_claim_trap(self, m: Machine, vector: int, on: int) -> None: ...
+    def machine_frame(self, m: Machine) -> Frame: ...
+    def machine_fetch(self, m: Machine, f: Fetch, ret: Any) -> int: ...
+    def machine_claim_port(self, m: Machine, port: int, on: int) -> int: ...
+    def machine_io_value(self, m: Machine) -> Any: ...
+    def machine_build(self) -> Any: ...
+    def kprobe_register(self, m: Machine, addr: int, handlers: int, action: Any) -> int: ...
+    def kprobe_unregister(self, m: Machine, id: int) -> int: ...
+    def kprobe_stats(self, m: Machine, id: int) -> KprobeStats: ...
+    def kprobe_saved_opcode(self, m: Machine, id: int) -> int: ...
+    def kprobe_hash(self, addr: int) -> int: ...
+    def kprobe_occupancy(self, m: Machine, counts: Any) -> None: ...
+    def kprobe_get_state(self, m: Machine, ret: Any) -> None: ...
+
+ffi: _FFI
+lib: _Lib

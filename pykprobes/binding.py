@@ -1,0 +1,408 @@
+"""The only module that touches the compiled one: a `Core` per machine, and the way back from C to Python.
+
+C calls Python through one function with the machine's tag, what happened and a number. Handlers stand in lists
+by that number, so a hit costs a call, two look-ups and the handler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ._core import ffi, lib
+from .registers import NO_FRAME, PtRegs
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+    from ._core import Action, Fetch, Machine, StopInfo
+    from .fetchargs import FetchArg
+
+    Bins = NDArray[numpy.uint64]
+
+RUN_SLICE = 1_000_000
+KPROBES = {None: lib.KPROBES_OFF, "2.5.26": lib.KPROBES_2_5_26, "fixed": lib.KPROBES_FIXED}
+KERNELS = {None: lib.KERNEL_NONE, "builtin": lib.KERNEL_BUILTIN}
+MISSES = ("recursion", "disarmed", "lock", "fault_restart")
+RIGHT_WRITE, RIGHT_USER = lib.MAP_WRITE, lib.MAP_USER
+NONE, UNTIL = lib.STOP_NONE, lib.STOP_UNTIL
+PRE, POST, FAULT, TRAP, IMPORT = (
+    lib.CALLBACK_PRE, lib.CALLBACK_POST, lib.CALLBACK_FAULT, lib.CALLBACK_TRAP, lib.CALLBACK_IMPORT,
+)  # fmt: skip
+RAISED = lib.CALLBACK_RAISED
+SCRATCH = 4096
+
+Handler = Callable[..., Any]
+_running: dict[int, Core] = {}
+_tags = count(1)
+_frame_of = lib.machine_frame
+
+
+class Layout(NamedTuple):
+    """Where the built-in kernel side lies; see struct kernel_layout in csrc/cdef.h."""
+
+    gdt: int
+    idt: int
+    tss: int
+    entry: int
+    entry_size: int
+    imports: int
+    import_stride: int
+    import_max: int
+    call_return: int
+    stack_top: int
+    stack_bottom: int
+    window: int
+    window_end: int
+
+
+class Stats(NamedTuple):
+    """The counters of one probe."""
+
+    hits: int = 0
+    nmissed: int = 0
+    misses: tuple[int, ...] = (0,) * len(MISSES)
+
+
+@ffi.def_extern(name="pykprobes_callback", error=RAISED)
+def _callback(tag: int, kind: int, index: int, arg: int) -> int:
+    core = _running[tag]
+    try:
+        regs = core.regs
+        regs._frame = _frame_of(core._m)
+        if kind == PRE:
+            handler, probe = core.pre[index]
+            handler(probe, regs)
+            return core.verdict
+        return core.serve[kind](index, arg) or core.verdict
+    except BaseException as exception:
+        core.keep(exception, kind, index)
+        return RAISED
+
+
+class Core:
+    """One C machine and the Python side of its callbacks."""
+
+    def __init__(self, pages: int, kernel: str | None, kprobes: str | None, optimize: bool) -> None:
+        self.tag = next(_tags) & 0xFFFFFFFF
+        config = ffi.new(
+            "struct machine_config *",
+            {
+                "memory_pages": pages,
+                "kernel": KERNELS[kernel],
+                "kprobes": KPROBES[kprobes],
+                "optimize": optimize,
+                "tag": self.tag,
+                "callback": lib.pykprobes_callback,
+            },
+        )
+        machine = lib.machine_create(config)
+        if machine == ffi.NULL:
+            raise MemoryError(f"the host has no memory for a machine with {pages * 4096:#x} bytes of RAM")
+        self._m: Machine = ffi.gc(machine, lib.machine_destroy)
+        self._closed = False
+        self._thread: int | None = None
+        self._depth = 0
+        self._until: int | None = None
+        self._scratch = ffi.new("uint8_t[]", SCRATCH)
+        self._scratch_bytes = ffi.buffer(self._scratch)
+        self.verdict = 0
+        self.exception: BaseException | None = None
+        self.regs = PtRegs(self)
+        self.pre: list[tuple[Handler, Any]] = []
+        self.post: list[Handler | None] = []
+        self.fault: list[Handler | None] = []
+        self.probes: list[Any] = []
+        self.traps: dict[int, Callable[[PtRegs], Any]] = {}
+        self.imports: list[Callable[[], int]] = []
+        self.serve: dict[int, Callable[[int, int], int]] = {
+            POST: self._post, FAULT: self._fault, TRAP: self._trap, IMPORT: self._import,
+        }  # fmt: skip
+        self.layout = self._layout()
+
+    # Life
+
+    @property
+    def handle(self) -> Machine:
+        """The C machine, after a check that this thread may use it now."""
+        if self._closed:
+            raise RuntimeError("the machine is closed")
+        if self._thread is not None and self._thread != get_ident():
+            raise RuntimeError("the machine is running in another thread")
+        return self._m
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def in_handler(self) -> bool:
+        """Is a run in progress, so that the caller is one of its handlers?"""
+        return self._depth > 0
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        if self._depth or self._thread is not None:
+            raise RuntimeError("the machine is running: stop it first, then close it")
+        self._closed = True
+        ffi.release(self._m)
+
+    def _layout(self) -> Layout | None:
+        layout = lib.machine_kernel_layout(self._m)
+        if layout == ffi.NULL:
+            return None
+        return Layout(*(getattr(layout, name) for name in Layout._fields))
+
+    # Running
+
+    def run(self, slice: int) -> int:
+        """Run up to `slice` instructions; the reason is a number of enum stop_reason."""
+        machine = self.handle
+        self._thread = get_ident()
+        _running[self.tag] = self
+        self._depth += 1
+        try:
+            reason = lib.machine_run(machine, slice)
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                del _running[self.tag]
+                self._thread = None
+                self.regs._frame = NO_FRAME
+        if reason == lib.STOP_MEMORY:
+            raise MemoryError("the host is out of memory for the guest's pages or decoded code")
+        if reason == lib.STOP_PYTHON:
+            self.verdict = 0
+            exception, self.exception = self.exception, None
+            if exception is not None:
+                raise exception
+        return reason
+
+    def request_stop(self) -> None:
+        """Stop the run when the handler that is running returns."""
+        self.verdict = RAISED
+
+    def stop_info(self) -> StopInfo:
+        return lib.machine_stop_info(self.handle)
+
+    def set_until(self, eip: int | None) -> None:
+        lib.machine_set_until(self.handle, eip is not None, eip or 0)
+        self._until = eip
+
+    def nest(self) -> tuple[int | None, int]:
+        """Keep the CPU's state for a run inside what is going on; what it returns goes to unnest."""
+        if lib.machine_nest_begin(self.handle):
+            raise RecursionError("calls inside handlers inside calls are nested too deeply")
+        kept = self._until, self.verdict
+        self.verdict = 0
+        self.set_until(None)
+        return kept
+
+    def unnest(self, kept: tuple[int | None, int]) -> None:
+        lib.machine_nest_end(self._m)
+        self.set_until(kept[0])
+        self.verdict = kept[1]
+        if self._depth:
+            self.regs._frame = _frame_of(self._m)
+
+    @property
+    def icount(self) -> int:
+        return lib.machine_icount(self.handle)
+
+    def interrupt(self, vector: int) -> bool:
+        return lib.machine_interrupt(self.handle, vector) == 0
+
+    def timer(self, vector: int, period: int) -> None:
+        lib.machine_set_timer(self.handle, vector, period)
+
+    # Registers and memory
+
+    def get_reg(self, number: int) -> int:
+        return lib.machine_get_reg(self.handle, number)
+
+    def set_reg(self, number: int, value: int) -> int:
+        return lib.machine_set_reg(self.handle, number, value)
+
+    def frame_address(self) -> int:
+        """Linear address of the running handler's frame."""
+        return self.regs._frame.address
+
+    def peek(self, address: int, size: int) -> bytes:
+        """The bytes from address up to the first unmapped page."""
+        if size <= SCRATCH:
+            done = lib.machine_peek(self.handle, address, self._scratch, size)
+            return bytes(self._scratch_bytes[:done])
+        data = bytearray(size)
+        done = lib.machine_peek(self.handle, address, ffi.from_buffer("uint8_t[]", data, require_writable=True), size)
+        return bytes(memoryview(data)[:done])
+
+    def poke(self, address: int, data: bytes | bytearray | memoryview) -> int:
+        """Store bytes up to the first unmapped page; how many were stored."""
+        if not len(data):
+            return 0
+        return lib.machine_poke(self.handle, address, ffi.from_buffer("uint8_t[]", data), len(data))
+
+    def is_mapped(self, address: int) -> bool:
+        return lib.machine_mapping(self.handle, address) != 0
+
+    def map(self, address: int, size: int, rights: int) -> int:
+        return lib.machine_map(self.handle, address, size, rights)
+
+    def unmap(self, address: int, size: int) -> int:
+        return lib.machine_unmap(self.handle, address, size)
+
+    # Probes
+
+    def register(self, address: int, probe: Any, action: Action | None) -> int:
+        """Register a probe; its id, or -errno. The handlers are called as f(probe, regs, ...)."""
+        pre, post, fault = probe.pre_handler, probe.post_handler, probe.fault_handler
+        wanted = (lib.PROBE_PRE if pre else 0) | (lib.PROBE_POST if post else 0) | (lib.PROBE_FAULT if fault else 0)
+        number = lib.kprobe_register(self.handle, address, wanted, ffi.NULL if action is None else action)
+        if number >= 0:
+            missing = number + 1 - len(self.probes)
+            if missing > 0:
+                self.pre += [(_unregistered, None)] * missing
+                self.post += [None] * missing
+                self.fault += [None] * missing
+                self.probes += [None] * missing
+            self.pre[number] = (pre or _unregistered, probe)
+            self.post[number], self.fault[number], self.probes[number] = post, fault, probe
+        return number
+
+    def unregister(self, number: int) -> int:
+        """Unregister by id: 0 or -errno."""
+        error = lib.kprobe_unregister(self.handle, number)
+        if not error:
+            self.pre[number] = (_unregistered, None)
+            self.post[number] = self.fault[number] = self.probes[number] = None
+        return error
+
+    def stats(self, number: int) -> Stats:
+        stats = lib.kprobe_stats(self.handle, number)
+        return Stats(stats.hits, stats.nmissed, tuple(stats.misses))
+
+    def saved_opcode(self, number: int) -> int:
+        return lib.kprobe_saved_opcode(self.handle, number)
+
+    def occupancy(self) -> list[int]:
+        counts = ffi.new("uint32_t[64]")
+        lib.kprobe_occupancy(self.handle, counts)
+        return list(counts)
+
+    def kprobe_state(self) -> dict[str, int]:
+        state = ffi.new("struct kprobe_state *")
+        lib.kprobe_get_state(self.handle, state)
+        return {"cpu": state.cpu, "running": state.running, "status": state.status, "locked": state.locked}
+
+    def fetch(self, arg: FetchArg, symbol: int) -> int | None:
+        """A fetch argument's value for the running handler, None when memory is not readable."""
+        compiled, value = ffi.new("struct fetch *"), ffi.new("uint64_t *")
+        fill_fetch(compiled, arg, symbol)
+        if lib.machine_fetch(self.handle, compiled, value):
+            return None
+        unsigned = int(value[0])
+        return unsigned - (1 << 64) if arg.signed and unsigned >> 63 else unsigned
+
+    # What C calls
+
+    def claim_trap(self, vector: int, serve: Callable[[PtRegs], Any] | None) -> None:
+        lib.machine_claim_trap(self.handle, vector, serve is not None)
+        if serve is None:
+            self.traps.pop(vector, None)
+        else:
+            self.traps[vector] = serve
+
+    def keep(self, exception: BaseException, kind: int, index: int) -> None:
+        """Keep a handler's exception for run to raise, with a note saying whose it is."""
+        names = {PRE: "pre_handler", POST: "post_handler", FAULT: "fault_handler"}
+        if kind in names and index < len(self.probes) and self.probes[index] is not None:
+            exception.add_note(f"in the {names[kind]} of {self.probes[index]!r}")
+        elif kind == TRAP:
+            exception.add_note(f"in the handler of vector {index:#x}")
+        self.exception = exception
+
+    def _post(self, index: int, arg: int) -> int:
+        handler = self.post[index]
+        if handler is not None:
+            handler(self.probes[index], self.regs, arg)
+        return 0
+
+    def _fault(self, index: int, arg: int) -> int:
+        handler = self.fault[index]
+        return 1 if handler is not None and handler(self.probes[index], self.regs, arg) else 0
+
+    def _trap(self, index: int, arg: int) -> int:
+        serve = self.traps.get(index)
+        return 1 if serve is not None and serve(self.regs) else 0
+
+    def _import(self, index: int, arg: int) -> int:
+        value = self.imports[index]()
+        lib.machine_set_reg(self._m, 0, value)
+        return 0
+
+
+def _unregistered(probe: object, regs: PtRegs) -> None:
+    """Stands in a list where no probe is."""
+
+
+def probe_bucket(address: int) -> int:
+    """The bucket of an address in the patch's table of 64.
+
+    >>> probe_bucket(0xC0100000), probe_bucket(0x08048000)
+    (48, 34)
+    """
+    return lib.kprobe_hash(address)
+
+
+def build_info() -> str:
+    """Compiler, flags and kind of dispatch of the compiled module."""
+    return ffi.string(lib.machine_build()).decode()
+
+
+def fill_fetch(compiled: Fetch, arg: FetchArg, symbol: int) -> None:
+    """Compile a fetch argument; `symbol` is the address of the symbol that it names, else 0."""
+    if arg.register is None:
+        compiled.base, compiled.imm = lib.FETCH_IMM, (symbol + arg.value) & 0xFFFFFFFF
+    elif arg.register < 0:
+        compiled.base = lib.FETCH_SP
+    else:
+        compiled.base, compiled.reg = lib.FETCH_REG, arg.register
+    compiled.derefs = len(arg.offsets)
+    compiled.size, compiled.is_signed = arg.size, arg.signed
+    compiled.bit_width, compiled.bit_offset = arg.bit_width, arg.bit_offset
+    for i, offset in enumerate(arg.offsets):
+        compiled.offset[i] = offset
+
+
+class CoreAction:
+    """A C action, and everything that it points to."""
+
+    KINDS = {
+        "count": lib.ACTION_COUNT,
+        "linear": lib.ACTION_HIST_LINEAR,
+        "log2": lib.ACTION_HIST_LOG2,
+        "stop": lib.ACTION_STOP,
+    }
+
+    def __init__(self, kind: str, bins: Bins | None = None, lo: int = 0, width: int = 1) -> None:
+        self.c: Action = ffi.new("struct action *")
+        self.c.kind = self.KINDS[kind]
+        self._next: CoreAction | None = None
+        if bins is not None:
+            self._bins = ffi.from_buffer("uint64_t[]", bins, require_writable=True)
+            self.c.bins, self.c.nbins = self._bins, len(bins) - 2 if kind == "linear" else len(bins)
+            self.c.lo, self.c.width = lo, width
+
+    def set_field(self, arg: FetchArg, symbol: int) -> None:
+        fill_fetch(self.c.field, arg, symbol)
+
+    def set_next(self, following: CoreAction | None) -> None:
+        self._next = following
+        self.c.next = ffi.NULL if following is None else following.c
+
+    def reset(self) -> None:
+        self.c.count = self.c.faults = 0

@@ -1,0 +1,1 @@
+"""Guest programs that ship with the package."""

@@ -1,0 +1,355 @@
+"""The machine: an i386 with its memory, kernel side and probes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from operator import index
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from . import calls, loader
+from .actions import Action
+from .binding import KERNELS, KPROBES, NONE, RUN_SLICE, Core
+from .disasm import INSN_MAX, Line, disassemble
+from .imports import Imports
+from .memory import Memory, address_range
+from .probes import FaultHandler, Kprobe, PostHandler, PreHandler, ProbeTable
+from .probespec import parse_place
+from .regions import AddressSpace, parse_rights
+from .registers import PtRegs, Registers, word
+from .stop import Stop, StopReason
+from .symbols import Symbol, SymbolTable
+
+if TYPE_CHECKING:
+    from .fetchargs import FetchArg
+    from .loader import Image, Source
+
+MEMORY_MAX = 2 << 30
+PAGE = 4096
+STOPPED_BY_PYTHON = 9
+WITH_CODE = (StopReason.TRAP, StopReason.UNIMPLEMENTED)
+
+
+class Machine:
+    """An i386 with `memory` bytes of RAM and the kernel side of the probes patch.
+
+    ``kprobes`` is "fixed", "2.5.26" (the patch as posted, defects included) or None (off). ``kernel=None`` makes a
+    bare CPU. One thread at a time may use a machine; different machines may run in different threads.
+
+    >>> with Machine(memory=1 << 20) as m:
+    ...     image = m.load(b"\\x8d\\x44\\x24\\x04\\x8b\\x00\\x40\\xc3", at=0x10000)   # lea eax,[esp+4]; mov; inc; ret
+    ...     m.call(0x10000, 41)
+    42
+    """
+
+    def __init__(
+        self,
+        memory: int = 64 << 20,
+        cpus: int = 1,
+        kprobes: str | None = "fixed",
+        optimize: bool = True,
+        kernel: str | None = "builtin",
+    ) -> None:
+        memory, cpus = index(memory), index(cpus)
+        if memory % PAGE or not PAGE <= memory <= MEMORY_MAX:
+            raise ValueError(f"memory={memory} must be a multiple of {PAGE} from {PAGE} to {MEMORY_MAX}")
+        if cpus != 1:
+            raise ValueError(f"cpus={cpus}: a machine has one CPU")
+        if kprobes not in KPROBES:
+            raise ValueError(f"kprobes={kprobes!r} must be 'fixed', '2.5.26' or None")
+        if kernel not in KERNELS:
+            raise ValueError(f"kernel={kernel!r} must be 'builtin' or None")
+        self.memory_size = memory
+        self.kprobes_mode = kprobes
+        self._core = Core(memory // PAGE, kernel, kprobes, bool(optimize))
+        self.regs = Registers(self._core)
+        self.memory = Memory(self._core)
+        self.symbols = SymbolTable()
+        self.regions = AddressSpace(self._core, memory)
+        self.imports = Imports(self)
+        self.images: list[Image] = []
+        self._probes = ProbeTable(self, check=kprobes != "2.5.26")
+
+    # Life
+
+    def close(self) -> None:
+        """Free the machine. Probes keep their counters; anything else about it raises from now on."""
+        if self._core.closed:
+            return
+        if self._core.in_handler:
+            raise RuntimeError("a handler cannot close the machine that runs it: m.stop() ends the run")
+        self._core.handle  # noqa: B018 - not while another thread runs it
+        self._probes.release_all()
+        self._core.close()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self._core.closed:
+            return "<Machine, closed>"
+        loaded = ", ".join(image.name for image in self.images) or "nothing"
+        return (
+            f"<Machine of {self.memory_size >> 10:,} KiB, {loaded} loaded, "
+            f"{len(self._probes)} probes, at {self.symbols.describe(self.regs.eip)}>"
+        )
+
+    # Images, memory, names
+
+    def load(self, file: Source, at: int | None = None, name: str | None = None) -> Image:
+        """Load an ELF32 program (sets eip and esp) or library, or flat code with ``at=``; path, bytes or file."""
+        self._core.handle  # noqa: B018 - a closed machine is reported first
+        return loader.load(self, file, None if at is None else index(at), name)
+
+    def map(self, address: int, size: int, rights: str = "rw") -> None:
+        """Put memory at whole pages; rights are r with any of w, x and u (user mode)."""
+        self.regions.map(address, size, parse_rights(rights))
+
+    def unmap(self, address: int, size: int) -> None:
+        """Take away memory that map put there."""
+        address, size = address_range(address, size)
+        probes = self._probes.between(address, address + size)
+        if probes:
+            raise ValueError(f"{probes[0]!r} lies in there: unregister it first")
+        self.regions.unmap(address, size)
+
+    def alloc(self, size: int, align: int = 16) -> int:
+        """The address of `size` fresh bytes of memory."""
+        size, align = index(size), index(align)
+        if size <= 0:
+            raise ValueError(f"cannot allocate {size} bytes")
+        if align <= 0 or align & (align - 1) or align > 1 << 20:
+            raise ValueError(f"align={align} must be a power of two up to {1 << 20}")
+        return self.regions.alloc(size, align)
+
+    def push(self, *values: int | bytes) -> int:
+        """Push numbers as words, in order, and bytes as they are (padded to words); the new esp."""
+        data = [word(v).to_bytes(4, "little") if not isinstance(v, bytes) else v + bytes(-len(v) % 4) for v in values]
+        pushed = b"".join(reversed(data))
+        esp = self.regs.esp - len(pushed)
+        if esp < 0:
+            raise ValueError(f"the stack at {esp + len(pushed):#x} has no room for {len(pushed)} bytes")
+        self.memory.write(esp, pushed)
+        self.regs.esp = esp
+        return esp
+
+    def address(self, where: int | str) -> int:
+        """An address given as a number, a symbol or symbol+offset; KeyError says which symbols are like it."""
+        if isinstance(where, str):
+            place, offset = parse_place(where)
+            if isinstance(place, str):
+                try:
+                    where = self.symbols[place] + offset
+                except KeyError as error:
+                    raise KeyError(str(error) if "ambiguous" in str(error) else self.symbols.missing(place)) from None
+            else:
+                where = place + offset
+        return address_range(where, 0)[0]
+
+    def provided(self, name: str) -> Symbol | None:
+        """The global symbol that a loaded image offers to others."""
+        if name not in self.symbols:
+            return None
+        symbol = self.symbols.lookup(name)
+        return symbol if symbol.is_global else None
+
+    def disasm(self, where: int | str, count: int = 10) -> list[Line]:
+        """Instructions from an address on, with the bytes that probes replaced put back."""
+        start = self.address(where)
+        code = self._core.peek(start, min(INSN_MAX * max(count, 0), (1 << 32) - start))
+        return list(disassemble(self._probes.original(start, code), start, count, self.symbols.describe))[:count]
+
+    # Running
+
+    @property
+    def icount(self) -> int:
+        """Retired instructions since the machine was made: its time."""
+        return self._core.icount
+
+    def run(
+        self,
+        until: int | str | None = None,
+        max_instructions: int | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Stop:
+        """Run from eip until something ends it. ``progress(icount)`` is called every few milliseconds.
+
+        An exception of a handler comes out of here, with a note saying which handler it was; the machine stays
+        usable. So does KeyboardInterrupt.
+        """
+        self._outside("run")
+        limit = _limit(max_instructions)
+        self._core.set_until(None if until is None else self.address(until))
+        try:
+            return self._loop(limit, progress)
+        finally:
+            self._core.set_until(None)
+
+    def step(self, n: int = 1) -> Stop:
+        """Run `n` instructions; the reason is LIMIT unless something else came first."""
+        self._outside("step")
+        if index(n) < 1:
+            raise ValueError(f"cannot step {n} instructions")
+        return self._loop(index(n), None)
+
+    def call(
+        self, function: int | str, *args: object, convention: str = "cdecl", max_instructions: int | None = None
+    ) -> int:
+        """Call a guest function and return its eax; registers are afterwards as before, also inside handlers.
+
+        MachineFault when it does not return: its ``stop`` says why, its ``regs`` are those at that moment.
+        """
+        self._core.handle  # noqa: B018 - a closed machine is reported first
+        return calls.call(self, self.address(function), args, convention, _limit(max_instructions))
+
+    def stop(self) -> None:
+        """In a handler: end the run with the reason STOPPED once the handler has returned."""
+        if not self._core.in_handler:
+            raise RuntimeError("nothing is running: stop is for handlers")
+        self._core.request_stop()
+
+    def interrupt(self, vector: int) -> bool:
+        """Ask for an external interrupt, taken when IF allows; False when one is pending already."""
+        return self._core.interrupt(_vector(vector))
+
+    def timer(self, vector: int, period: int) -> None:
+        """Interrupt with `vector` every `period` instructions; period 0 switches it off."""
+        period = index(period)
+        if not 0 <= period < 1 << 63:
+            raise ValueError(f"a timer's period is a number of instructions, not {period}")
+        self._core.timer(_vector(vector), period)
+
+    def on_trap(self, vector: int, handler: Callable[[Machine, PtRegs], Any] | None) -> None:
+        """Serve a vector: ``handler(machine, regs)`` returns True when it did. None: no more."""
+        vector = _vector(vector)
+        if handler is not None and not callable(handler):
+            raise TypeError(f"a trap handler must be a function, not {type(handler).__name__}")
+        self._core.claim_trap(vector, None if handler is None else lambda regs: handler(self, regs))
+
+    def bind(self, name: str, function: Callable[..., Any], args: int | None = None) -> None:
+        """Provide an imported function: ``function(machine, *words)`` gets as many words as it has parameters.
+
+        What it returns goes to eax, None as 0. Bind before the load to hide a function that a loaded image has.
+        """
+        self.imports.bind(name, function, args)
+
+    # Probes
+
+    @property
+    def kprobes(self) -> list[Kprobe]:
+        """The registered probes."""
+        return self._probes.all()
+
+    def register_kprobe(self, probe: Kprobe) -> None:
+        """Implant a probe; KprobeError says why it cannot be."""
+        self._probes.register(probe)
+
+    def unregister_kprobe(self, probe: Kprobe) -> None:
+        """Take a probe out; its counters stay readable."""
+        self._probes.unregister(probe)
+
+    def register_kprobes(self, probes: Iterable[Kprobe]) -> None:
+        """Implant all of them or none."""
+        done: list[Kprobe] = []
+        try:
+            for probe in list(probes):
+                self._probes.register(probe)
+                done.append(probe)
+        except BaseException:
+            for probe in reversed(done):
+                self._probes.unregister(probe)
+            raise
+
+    def unregister_kprobes(self, probes: Iterable[Kprobe]) -> None:
+        """Take several probes out; those that are not registered are an error before any is."""
+        listed = list(probes)
+        for probe in listed:
+            if not isinstance(probe, Kprobe) or not probe.registered or probe.machine is not self:
+                raise ValueError(f"{probe!r} is not registered with this machine")
+        for probe in listed:
+            self._probes.unregister(probe)
+
+    def kprobe(
+        self,
+        where: str | int,
+        offset: int = 0,
+        pre_handler: PreHandler | None = None,
+        post_handler: PostHandler | None = None,
+        fault_handler: FaultHandler | None = None,
+        action: Action | Sequence[Action] | None = None,
+    ) -> Any:
+        """Make and register a probe. Without handler and action: a decorator for the pre_handler, giving the probe."""
+        if pre_handler is None and post_handler is None and fault_handler is None and action is None:
+            self._probes.resolve(Kprobe(where, offset))
+            return lambda handler: self.kprobe(where, offset, handler)
+        probe = Kprobe(where, offset, pre_handler, post_handler, fault_handler, action)
+        self._probes.register(probe)
+        return probe
+
+    def occupancy(self) -> list[int]:
+        """How many probes each of the 64 buckets of the patch's table holds."""
+        return self._core.occupancy()
+
+    def fetch(self, arg: str | FetchArg) -> int | None:
+        """In a handler: the value of a fetch argument, None when its memory cannot be read."""
+        from .fetchargs import parse_fetch
+
+        parsed = parse_fetch(arg) if isinstance(arg, str) else arg
+        if not self._core.in_handler:
+            raise RuntimeError("fetch arguments have values in handlers only")
+        return self._core.fetch(parsed, self.address(parsed.symbol) if parsed.symbol else 0)
+
+    # What other modules use
+
+    def _outside(self, what: str) -> None:
+        self._core.handle  # noqa: B018 - a closed machine is reported first
+        if self._core.in_handler:
+            raise RuntimeError(f"{what} inside a handler would not come back to it: m.call runs guest functions there")
+
+    def _loop(self, left: int | None, progress: Callable[[int], object] | None) -> Stop:
+        while True:
+            if left == 0:
+                return self._stop(StopReason.LIMIT)
+            size = RUN_SLICE if left is None else min(RUN_SLICE, left)
+            reason = self._core.run(size)
+            if reason == STOPPED_BY_PYTHON:
+                return self._stop(StopReason.STOPPED)
+            if reason != NONE:
+                return self._stop(StopReason(reason))
+            if left is not None:
+                left -= size
+            if progress is not None:
+                progress(self.icount)
+
+    def _stop(self, reason: StopReason) -> Stop:
+        if reason in (StopReason.LIMIT, StopReason.STOPPED):
+            return Stop(reason, self.regs.eip, icount=self.icount, symbols=self.symbols)
+        info = self._core.stop_info()
+        code = b""
+        if reason is StopReason.UNIMPLEMENTED:
+            code = bytes(info.bytes[i] for i in range(info.nbytes))
+        elif reason in WITH_CODE:
+            code = self._probes.original(info.eip, self._core.peek(info.eip, min(16, (1 << 32) - info.eip)))
+        vector = None if info.vector < 0 else info.vector
+        return Stop(reason, info.eip, vector, info.error_code, info.address, info.icount, code, self.symbols)
+
+
+def _limit(value: int | None) -> int | None:
+    if value is None:
+        return None
+    value = index(value)
+    if value < 0:
+        raise ValueError(f"max_instructions={value} is negative")
+    return value
+
+
+def _vector(value: int) -> int:
+    value = index(value)
+    if not 0 <= value <= 255:
+        raise ValueError(f"vector {value} is not in 0 to 255")
+    return value

@@ -1,0 +1,142 @@
+"""The linear address space of a machine: what is RAM, the kernel side, or mapped."""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from .binding import RIGHT_USER, RIGHT_WRITE
+from .memory import PAGE, TOP, address_range
+
+if TYPE_CHECKING:
+    from .binding import Core
+
+ARENA_CHUNK = 1 << 20
+FREE_FROM = 0x40000000
+LETTERS = {"r": 0, "w": RIGHT_WRITE, "x": 0, "u": RIGHT_USER}
+
+
+class Region(NamedTuple):
+    """[start, end) and what is there."""
+
+    start: int
+    end: int
+    kind: str
+
+
+def parse_rights(rights: str) -> int:
+    """Rights as letters: r, w, x and u (user mode may use it). The i386 has no right to execute of its own.
+
+    >>> parse_rights("rx"), parse_rights("rwu")
+    (0, 3)
+    """
+    if not isinstance(rights, str):
+        raise TypeError(f"rights are letters such as 'rw', not {type(rights).__name__}")
+    if "r" not in rights or set(rights) - set(LETTERS) or len(set(rights)) < len(rights):
+        raise ValueError(f"rights are r with any of w, x and u, such as 'rw'; not {rights!r}")
+    return sum(LETTERS[letter] for letter in rights)
+
+
+class AddressSpace:
+    """Regions in order. C has the last word on overlaps; this knows their names and finds free places."""
+
+    def __init__(self, core: Core, ram: int) -> None:
+        self._core = core
+        self._regions = [Region(0, ram, "RAM")]
+        self._arena = self._arena_end = 0
+        if core.layout:
+            layout = core.layout
+            insort(self._regions, whole_pages(layout.stack_bottom, layout.stack_top, "the stack"))
+            insort(self._regions, whole_pages(layout.window, layout.window_end, "the built-in kernel side"))
+
+    def __iter__(self) -> Iterator[Region]:
+        return iter(self._regions)
+
+    def overlap(self, start: int, end: int) -> Region | None:
+        """The first region that shares an address with [start, end)."""
+        i = max(bisect_right(self._regions, start, key=lambda region: region.start) - 1, 0)
+        for region in self._regions[i:]:
+            if region.start >= end:
+                return None
+            if region.end > start:
+                return region
+        return None
+
+    def map(self, address: int, size: int, rights: int, kind: str = "mapped") -> None:
+        """Put RAM at [address, address + size); ValueError, with nothing changed, where that cannot be."""
+        address, size = page_range(address, size)
+        taken = self.overlap(address, address + size)
+        if taken:
+            raise ValueError(f"[{address:#x}, {address + size:#x}) overlaps {describe(taken)}")
+        error = self._core.map(address, size, rights)
+        if error == -1:
+            raise ValueError(f"[{address:#x}, {address + size:#x}) overlaps what the guest has mapped")
+        if error:
+            raise MemoryError(f"no memory is left to map {size:#x} bytes at {address:#x}")
+        insort(self._regions, Region(address, address + size, kind))
+
+    def unmap(self, address: int, size: int) -> None:
+        """Undo map for whole pages of mapped regions."""
+        address, size = page_range(address, size)
+        end = address + size
+        at, touched = address, []
+        while at < end:
+            region = self.overlap(at, at + 1)
+            if region is None:
+                raise ValueError(f"{at:#x} is not mapped")
+            if region.kind != "mapped":
+                raise ValueError(f"[{address:#x}, {end:#x}) overlaps {describe(region)}: only mapped memory goes away")
+            touched.append(region)
+            at = region.end
+        if self._core.unmap(address, size):
+            raise ValueError(f"[{address:#x}, {end:#x}) is not mapped by the machine any more")
+        for region in touched:
+            self._regions.remove(region)
+            for start, stop in ((region.start, address), (end, region.end)):
+                if start < stop:
+                    insort(self._regions, Region(start, stop, region.kind))
+
+    def free(self, size: int, align: int = PAGE) -> int:
+        """The lowest free address from 1 GiB on for `size` bytes; MemoryError when there is none."""
+        start = FREE_FROM
+        while True:
+            start = -(-start // align) * align
+            if start + size > TOP:
+                raise MemoryError(f"the address space has no free range of {size:#x} bytes")
+            taken = self.overlap(start, start + size)
+            if taken is None:
+                return start
+            start = taken.end
+
+    def alloc(self, size: int, align: int) -> int:
+        """Scratch memory, never given back before the machine is."""
+        start = -(-self._arena // align) * align
+        if start + size > self._arena_end or not self._arena_end:
+            chunk = -(-max(size, ARENA_CHUNK) // PAGE) * PAGE
+            start = self.free(chunk, max(align, PAGE))
+            self.map(start, chunk, RIGHT_WRITE | RIGHT_USER, "alloc")
+            self._arena_end = start + chunk
+        self._arena = start + size
+        return start
+
+
+def whole_pages(first: int, last: int, kind: str) -> Region:
+    """The pages that hold the addresses from first to last."""
+    return Region(first & ~(PAGE - 1), min((last | (PAGE - 1)) + 1, TOP), kind)
+
+
+def page_range(address: int, size: int) -> tuple[int, int]:
+    """Check a range of whole pages; ValueError when it is not one."""
+    address, size = address_range(address, size)
+    if not size:
+        raise ValueError("a mapping of 0 bytes")
+    if address % PAGE or size % PAGE:
+        raise ValueError(f"address {address:#x} and size {size:#x} must be multiples of the page size, {PAGE:#x}")
+    return address, size
+
+
+def describe(region: Region) -> str:
+    """A region in words."""
+    kind = {"mapped": "what is mapped", "alloc": "the memory of m.alloc"}.get(region.kind, region.kind)
+    return f"{kind} at [{region.start:#x}, {region.end:#x})"

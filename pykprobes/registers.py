@@ -1,0 +1,197 @@
+"""Registers by name: the CPU's, and the frame that a handler sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from operator import attrgetter, index
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from ._core import Frame
+    from .binding import Core
+
+GPR = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
+# Numbers 8 and on, in the order of enum reg_id in csrc/cdef.h.
+OTHER = (
+    "eip", "eflags", "es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr",
+    "cr0", "cr2", "cr3", "cr4", "dr0", "dr1", "dr2", "dr3", "dr6", "dr7",
+    "gdtr_base", "gdtr_limit", "idtr_base", "idtr_limit", "cpl",
+)  # fmt: skip
+NUMBERS = {name: number for number, name in enumerate(GPR + OTHER)}
+FRAME = (
+    "ebx", "ecx", "edx", "esi", "edi", "ebp", "eax", "ds", "es", "orig_eax", "eip", "cs", "eflags", "esp", "ss",
+)  # fmt: skip
+SLOTS = {"esp": 52, "ss": 56}
+
+
+def word(value: int, bits: int = 32) -> int:
+    """A value as unsigned bits; ValueError when it does not fit, signed or unsigned.
+
+    >>> word(-1), word(0xFF, 8)
+    (4294967295, 255)
+    """
+    value = index(value)
+    if not -(1 << (bits - 1)) <= value < 1 << bits:
+        raise ValueError(f"{value:#x} does not fit into {bits} bits")
+    return value & ((1 << bits) - 1)
+
+
+class _Register:
+    """A register of the CPU, or some bits of one."""
+
+    def __init__(self, name: str, shift: int = 0, bits: int = 32) -> None:
+        self.number = NUMBERS[name]
+        self.shift = shift
+        self.bits = bits
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, regs: Registers, owner: type | None = None) -> int:
+        value = regs._core.get_reg(self.number)
+        return value if self.bits == 32 else value >> self.shift & ((1 << self.bits) - 1)
+
+    def __set__(self, regs: Registers, value: int) -> None:
+        value = word(value, self.bits)
+        if self.bits != 32:
+            mask = ((1 << self.bits) - 1) << self.shift
+            value = regs._core.get_reg(self.number) & ~mask | value << self.shift
+        if regs._core.set_reg(self.number, value):
+            raise ValueError(f"{self.name} cannot hold {value:#x}")
+
+
+class Registers:
+    """The CPU's registers, read and written at once: ``m.regs.eax``, ``m.regs.cr0``, ``m.regs.al``.
+
+    Selectors are checked as the CPU checks them: a value that would fault is a ValueError.
+    """
+
+    __slots__ = ("_core",)
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    eax, ecx, edx, ebx = _Register("eax"), _Register("ecx"), _Register("edx"), _Register("ebx")
+    esp, ebp, esi, edi = _Register("esp"), _Register("ebp"), _Register("esi"), _Register("edi")
+    ax, cx, dx, bx = (_Register(n, 0, 16) for n in ("eax", "ecx", "edx", "ebx"))
+    sp, bp, si, di = (_Register(n, 0, 16) for n in ("esp", "ebp", "esi", "edi"))
+    al, cl, dl, bl = (_Register(n, 0, 8) for n in ("eax", "ecx", "edx", "ebx"))
+    ah, ch, dh, bh = (_Register(n, 8, 8) for n in ("eax", "ecx", "edx", "ebx"))
+    eip, eflags = _Register("eip"), _Register("eflags")
+    es, cs, ss = _Register("es"), _Register("cs"), _Register("ss")
+    ds, fs, gs = _Register("ds"), _Register("fs"), _Register("gs")
+    ldtr, tr, cpl = _Register("ldtr"), _Register("tr"), _Register("cpl")
+    cr0, cr2, cr3, cr4 = _Register("cr0"), _Register("cr2"), _Register("cr3"), _Register("cr4")
+    dr0, dr1, dr2, dr3 = _Register("dr0"), _Register("dr1"), _Register("dr2"), _Register("dr3")
+    dr6, dr7 = _Register("dr6"), _Register("dr7")
+    gdtr_base, gdtr_limit = _Register("gdtr_base"), _Register("gdtr_limit")
+    idtr_base, idtr_limit = _Register("idtr_base"), _Register("idtr_limit")
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return ((name, self._core.get_reg(number)) for name, number in NUMBERS.items())
+
+    def __repr__(self) -> str:
+        names = (*GPR, "eip", "eflags")
+        return "<Registers " + " ".join(f"{name}={getattr(self, name):#x}" for name in names) + ">"
+
+
+class _Word:
+    """What _word makes, as type checkers see it."""
+
+    def __get__(self, regs: PtRegs, owner: type | None = None) -> int:
+        raise NotImplementedError
+
+    def __set__(self, regs: PtRegs, value: int) -> None:
+        raise NotImplementedError
+
+
+def _word(name: str) -> _Word:
+    def setter(self: PtRegs, value: int) -> None:
+        setattr(self._frame.regs, name, word(value))
+
+    # attrgetter keeps a read within C: a handler's reads are on the path that is measured in nanoseconds.
+    return cast(_Word, property(attrgetter("_frame.regs." + name), setter, doc=f"{name} of the interrupted code"))
+
+
+class NoFrame:
+    """Stands in for the frame while no handler runs."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("regs are those of a running handler: keep the values, not the object")
+
+
+NO_FRAME = cast("Frame", NoFrame())
+
+
+class PtRegs:
+    """The interrupted registers as a handler sees them: live, and written back when the handler returns.
+
+    ``esp`` is the slot of the kernel's frame. A trap in ring 0 pushes no stack pointer, so that slot is the word
+    on top of the interrupted stack, and ``sp`` is the interrupted stack pointer itself.
+    """
+
+    __slots__ = ("_core", "_frame")
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._frame = NO_FRAME
+
+    ebx, ecx, edx, esi = _word("ebx"), _word("ecx"), _word("edx"), _word("esi")
+    edi, ebp, eax = _word("edi"), _word("ebp"), _word("eax")
+    ds, es, orig_eax = _word("ds"), _word("es"), _word("orig_eax")
+    eip, cs, eflags = _word("eip"), _word("cs"), _word("eflags")
+    ip = _word("eip")
+
+    @property
+    def user_mode(self) -> bool:
+        """Did the trap interrupt ring 3 or virtual-8086 code?"""
+        regs = self._frame.regs
+        return bool(regs.cs & 3 or regs.eflags & 0x20000)
+
+    @property
+    def esp(self) -> int:
+        """The esp slot of the frame; see the class."""
+        return self._get_slot("esp")
+
+    @esp.setter
+    def esp(self, value: int) -> None:
+        self._set_slot("esp", value)
+
+    @property
+    def ss(self) -> int:
+        """The ss slot of the frame: in ring 0 the second word of the interrupted stack."""
+        return self._get_slot("ss")
+
+    @ss.setter
+    def ss(self, value: int) -> None:
+        self._set_slot("ss", value)
+
+    def _get_slot(self, name: str) -> int:
+        """In ring 0 the slots are the interrupted stack itself: memory is right even when a handler wrote to it."""
+        copy: int = getattr(self._frame.regs, name)
+        if self.user_mode:
+            return copy
+        data = self._core.peek(self._frame.address + SLOTS[name] & 0xFFFFFFFF, 4)
+        return int.from_bytes(data, "little") if len(data) == 4 else copy
+
+    def _set_slot(self, name: str, value: int) -> None:
+        value = word(value)
+        if self.user_mode:
+            setattr(self._frame.regs, name, value)
+        else:
+            self._core.poke(self._frame.address + SLOTS[name] & 0xFFFFFFFF, value.to_bytes(4, "little"))
+
+    @property
+    def sp(self) -> int:
+        """The interrupted stack pointer."""
+        return self._frame.sp
+
+    @sp.setter
+    def sp(self, value: int) -> None:
+        if not self.user_mode:
+            raise ValueError("a trap in ring 0 has no stack pointer in its frame: sp cannot be changed")
+        self._frame.regs.esp = word(value)
+
+    def __repr__(self) -> str:
+        names = [name for name in FRAME if name not in ("orig_eax", "ss")]
+        return "<PtRegs " + " ".join(f"{name}={getattr(self, name):#x}" for name in names) + f" sp={self.sp:#x}>"

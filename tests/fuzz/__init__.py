@@ -1,0 +1,1 @@
+"""Random programs against the real CPU, for as long as one likes."""

@@ -1,0 +1,65 @@
+"""pykprobes as a peer of the oracles: one Machine that runs every case in ring 3 of the built-in kernel."""
+
+from __future__ import annotations
+
+from pykprobes import Machine, Stop, StopReason
+
+from .case import BASE, FAULT, GPRS, LIMIT, REGIONS, UNTIL, Case
+from .compare import Fault
+
+_ENDS = {StopReason.UNTIL: UNTIL, StopReason.LIMIT: LIMIT}
+_SREGS = ("es", "cs", "ss", "ds", "fs", "gs")
+
+
+class Ours:
+    """An Engine over pykprobes.Machine."""
+
+    def __init__(self) -> None:
+        self.machine = Machine(memory=1 << 20)
+        for address, size, protection in REGIONS:
+            self.machine.map(address, size, "rwu" if protection & 2 else "ru")
+        self.before = 0
+
+    def load(self, case: Case) -> None:
+        m, r = self.machine, self.machine.regs
+        for address, data in BASE.items():
+            m.memory.write(address, data)
+        for address, data in case.all_patches():
+            m.memory.write(address, data)
+        r.cs = 0x23
+        r.ss = r.ds = r.es = 0x2B
+        r.fs, r.gs = case.fs, case.gs
+        for name, value in zip(GPRS, case.regs, strict=True):
+            setattr(r, name, value)
+        r.eflags = case.eflags
+        r.eip = case.eip
+        self.before = m.icount
+
+    @staticmethod
+    def _fault(stop: Stop) -> Fault | None:
+        if stop.reason is StopReason.TRAP and stop.vector is not None:
+            return Fault(stop.vector, stop.error_code, stop.address if stop.vector == 14 else 0)
+        return None if stop.reason in _ENDS else Fault(-1, text=str(stop))
+
+    def step(self) -> Fault | None:
+        return self._fault(self.machine.step())
+
+    def run(self, case: Case) -> tuple[int, Fault | None]:
+        stop = self.machine.run(until=case.until, max_instructions=case.max_steps)
+        return _ENDS.get(stop.reason, FAULT), self._fault(stop)
+
+    def state(self) -> tuple[tuple[int, ...], int, int]:
+        r = self.machine.regs
+        return (r.eax, r.ecx, r.edx, r.ebx, r.esp, r.ebp, r.esi, r.edi), r.eip, r.eflags
+
+    def set_eflags(self, eflags: int) -> None:
+        self.machine.regs.eflags = eflags
+
+    def icount(self) -> int:
+        return self.machine.icount - self.before
+
+    def sregs(self) -> tuple[int, ...]:
+        return tuple(getattr(self.machine.regs, name) for name in _SREGS)
+
+    def memory(self, address: int, size: int) -> bytes:
+        return bytes(self.machine.memory.read(address, size))

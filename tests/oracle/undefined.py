@@ -1,0 +1,183 @@
+"""What the SDM leaves undefined: the only source of masks in comparisons.
+
+A row of UNDEFINED names instructions, the condition under which it holds, what is undefined then (flags, or DEST for
+the destination), and why. EFFECTS says which flags instructions read and write, so that an undefined flag can be
+followed through a run: a case in which one is read says nothing from there on.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from .case import AF, ARITH, CF, DF, OF, PF, SF, ZF
+from .encode import CONDITIONS, FORMS, OPSIZE, REP, REPNE, Form
+
+DEST = 1 << 31
+
+
+class Context(NamedTuple):
+    """What conditions look at: operand size in bits, and the shift count masked to five bits."""
+
+    size: int
+    count: int
+
+
+CONDITION = {
+    "always": lambda c: True,
+    "count > 0": lambda c: c.count > 0,
+    "count > 1": lambda c: c.count > 1,
+    "count >= size": lambda c: c.count >= c.size,
+    "count > size": lambda c: c.count > c.size,
+    "size = 16": lambda c: c.size == 16,
+}
+
+UNDEFINED = (
+    ("and or xor test", "always", AF, "SDM vol. 2 AND, OR, XOR, TEST: the state of AF is undefined"),
+    ("shl shr sar", "count > 0", AF, "SDM vol. 2 SAL/SAR/SHL/SHR: for a non-zero count AF is undefined"),
+    ("shl shr sar", "count > 1", OF, "SDM vol. 2 SAL/SAR/SHL/SHR: OF is affected only on 1-bit shifts, else undefined"),
+    ("shl shr", "count >= size", CF, "SDM vol. 2 SAL/SAR/SHL/SHR: CF is undefined where the count is the size or more"),
+    ("rol ror rcl rcr", "count > 1", OF, "SDM vol. 2 RCL/RCR/ROL/ROR: OF is defined only for 1-bit rotates"),
+    ("shld shrd", "count > 0", AF, "SDM vol. 2 SHLD, SHRD: for a count of 1 or more AF is undefined"),
+    ("shld shrd", "count > 1", OF, "SDM vol. 2 SHLD, SHRD: for shifts of more than one bit OF is undefined"),
+    ("shld shrd", "count > size", ARITH | DEST, "SDM vol. 2 SHLD, SHRD: count beyond the size: operand and flags undefined"),
+    ("mul imul", "always", SF | ZF | AF | PF, "SDM vol. 2 MUL, IMUL: SF, ZF, AF and PF are undefined"),
+    ("div idiv", "always", ARITH, "SDM vol. 2 DIV, IDIV: CF, OF, SF, ZF, AF and PF are undefined"),
+    ("bt bts btr btc", "always", OF | SF | AF | PF, "SDM vol. 2 BT, BTC, BTR, BTS: OF, SF, AF and PF are undefined"),
+    ("bsf bsr", "always", CF | OF | SF | AF | PF, "SDM vol. 2 BSF, BSR: CF, OF, SF, AF and PF are undefined"),
+    ("bswap", "size = 16", DEST, "SDM vol. 2 BSWAP: on a 16-bit register the result is undefined"),
+    ("daa das", "always", OF, "SDM vol. 2 DAA, DAS: OF is undefined"),
+    ("aaa aas", "always", OF | SF | ZF | PF, "SDM vol. 2 AAA, AAS: OF, SF, ZF and PF are undefined"),
+    ("aam aad", "always", OF | AF | CF, "SDM vol. 2 AAM, AAD: OF, AF and CF are undefined"),
+)
+
+_CC_READS = (OF, OF, CF, CF, ZF, ZF, CF | ZF, CF | ZF, SF, SF, PF, PF, SF | OF, SF | OF, ZF | SF | OF, ZF | SF | OF)
+
+EFFECTS: dict[str, tuple[int, int]] = {
+    # name: (flags read, flags written)
+    **dict.fromkeys("add sub cmp and or xor test neg xadd cmpxchg popf iret".split(), (0, ARITH)),
+    **dict.fromkeys("cmpsb cmpsv scasb scasv mul imul div idiv bsf bsr aam aad".split(), (0, ARITH)),
+    **dict.fromkeys("adc sbb".split(), (CF, ARITH)),
+    **dict.fromkeys("inc dec".split(), (0, ARITH & ~CF)),
+    **dict.fromkeys("shl shr sar shld shrd".split(), (0, ARITH)),
+    **dict.fromkeys("rol ror".split(), (0, CF | OF)),
+    **dict.fromkeys("rcl rcr".split(), (CF, CF | OF)),
+    **dict.fromkeys("bt bts btr btc".split(), (0, ARITH & ~ZF)),
+    **dict.fromkeys("cmpxchg8b arpl lar lsl verr verw".split(), (0, ZF)),
+    **dict.fromkeys("daa das".split(), (CF | AF, ARITH)),
+    **dict.fromkeys("aaa aas".split(), (AF, ARITH)),
+    **dict.fromkeys("clc stc".split(), (0, CF)),
+    "cmc": (CF, CF),
+    "salc": (CF, 0),
+    "sahf": (0, ARITH & ~OF),
+    "lahf": (ARITH & ~OF, 0),
+    "pushf": (ARITH, 0),
+    "into": (OF, 0),
+    **dict.fromkeys("loope loopne".split(), (ZF, 0)),
+    **{prefix + cc: (_CC_READS[i], 0) for prefix in ("j", "set", "cmov") for i, cc in enumerate(CONDITIONS)},
+}
+"""Arithmetic flags only; instructions that are not here leave them alone."""
+
+_SHIFTS = frozenset("rol ror rcl rcr shl shr sar shld shrd".split())
+
+
+class Effect(NamedTuple):
+    """Of one executed instruction: masks of arithmetic flags, DEST possibly in undefined."""
+
+    name: str
+    reads: int
+    writes: int
+    undefined: int
+
+
+_PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3))
+
+
+def _index() -> dict[bytes, dict[int | None, Form]]:
+    table: dict[bytes, dict[int | None, Form]] = {}
+    for form in FORMS:
+        width = 8 if any(o[0] == "Z" for o in form.operands) else 1
+        for i in range(width):
+            opcode = form.opcode[:-1] + bytes([form.opcode[-1] + i])
+            key = None if form.name.startswith("set") else form.ext
+            table.setdefault(opcode, {})[key] = form
+    return table
+
+
+_FORMS = _index()
+
+
+class Decoded(NamedTuple):
+    """What identify finds: the form, its prefixes, and where ModRM or the immediate begins."""
+
+    form: Form
+    prefixes: bytes
+    at: int
+
+
+@lru_cache(maxsize=1 << 16)
+def identify(insn: bytes) -> Decoded | None:
+    """The form that bytes encode, None if there is no row for it."""
+    at = 0
+    while at < len(insn) and insn[at] in _PREFIXES:
+        at += 1
+    length = 2 if insn[at : at + 1] == b"\x0f" else 1
+    rows = _FORMS.get(insn[at : at + length])
+    if not rows:
+        return None
+    modrm = insn[at + length] if at + length < len(insn) else 0
+    form = rows.get(None) or rows.get(modrm >> 3 & 7)
+    return Decoded(form, insn[:at], at + length) if form else None
+
+
+def _modrm_end(insn: bytes, at: int, addr16: bool) -> int:
+    mod, rm = insn[at] >> 6, insn[at] & 7
+    at += 1
+    if mod == 3:
+        return at
+    if addr16:
+        return at + (2 if mod == 2 or (mod == 0 and rm == 6) else mod)
+    sib = rm == 4
+    base = insn[at] & 7 if sib else rm
+    return at + sib + (4 if mod == 2 or (mod == 0 and base == 5) else mod)
+
+
+def _count(d: Decoded, insn: bytes, ecx: int) -> int:
+    if "Ib" in d.form.operands:
+        return insn[_modrm_end(insn, d.at, 0x67 in d.prefixes)] & 31
+    if d.form.opcode[0] in (0xD0, 0xD1):
+        return 1
+    return ecx & 31
+
+
+def effect(insn: bytes, regs: tuple[int, ...] | list[int]) -> Effect:
+    """Effect of the instruction in bytes with these general registers before it."""
+    d = identify(insn)
+    if d is None:
+        return Effect("?", 0, 0, 0)
+    name, operands = d.form.name, d.form.operands
+    byte = any(o in ("Eb", "Gb", "Zb") for o in operands[:1]) or (name in ("imul", "mul") and operands[0] == "Eb")
+    size = 8 if byte else 16 if OPSIZE in d.prefixes else 32
+    reads, writes = EFFECTS.get(name, (0, 0))
+    count = 0
+    if name in _SHIFTS:
+        count = _count(d, insn, regs[1])
+        if count == 0:
+            return Effect(name, 0, 0, 0)
+    if name[:4] in ("cmps", "scas") and (REP in d.prefixes or REPNE in d.prefixes):
+        if not regs[1] & (0xFFFF if 0x67 in d.prefixes else 0xFFFFFFFF):
+            return Effect(name, 0, 0, 0)
+    return Effect(name, reads, writes, _undefined(name, Context(size, count)))
+
+
+@lru_cache(maxsize=4096)
+def _undefined(name: str, context: Context) -> int:
+    mask = 0
+    for names, condition, flags, _reason in UNDEFINED:
+        if name in names.split() and CONDITION[condition](context):
+            mask |= flags
+    return mask
+
+
+COMPARED = ARITH | DF | 0x200 | 0x4000 | 0x200000
+"""EFLAGS bits that are compared at all: arithmetic, DF, IF, NT, ID. TF is the stepper's own, AC and RF the host's."""
