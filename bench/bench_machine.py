@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from harness import Answers, side_by_side, timed
 from peers import unicorn_peer
 
+import pykprobes
 from pykprobes import Machine
 
 MACHINES = 50
@@ -35,7 +37,8 @@ def test_creation(benchmark: Any, answers: Answers) -> None:
 def idle_bytes(kind: str) -> int:
     script = Path(__file__).with_name("memory_probe.py")
     command = [sys.executable, str(script), kind, str(MACHINES)]
-    return int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    found = {**os.environ, "PYTHONPATH": str(Path(pykprobes.__file__).parents[1])}
+    return int(subprocess.run(command, stdout=subprocess.PIPE, check=True, env=found).stdout)
 
 
 def test_idle_memory(benchmark: Any, answers: Answers) -> None:

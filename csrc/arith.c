@@ -218,33 +218,38 @@ static struct shifted shift_sar(u32 v, unsigned count, unsigned bits, bool cf)
     return (struct shifted){(u32)(s >> count), s >> (count - 1) & 1};
 }
 
-/* OF as for a count of one, from the result: CPUs use the formula for every count. */
-static bool shift_of(struct shifted s, unsigned bits, bool left)
+static bool sign_differs(u32 x, u32 y, unsigned bits)
 {
-    u32 top = s.res >> (bits - 1);
-    return (left ? top ^ s.cf : top ^ s.res >> (bits - 2)) & 1;
-}
-static void shift_flags(struct cpu *cpu, struct shifted s, unsigned size, bool left, bool rotate)
-{
-    bool of = shift_of(s, size * 8, left);
-
-    if (rotate)
-        set_flags(cpu, EFLAGS_CF | EFLAGS_OF, (s.cf ? EFLAGS_CF : 0) | (of ? EFLAGS_OF : 0));
-    else
-        cpu->fl = flags_result(FC_SHIFT, s.res, (u32)s.cf | (u32)of << 1, size);
+    return (x ^ y) >> (bits - 1) & 1;
 }
 
-/* A count of zero still writes memory, but leaves the flags. */
+static void shift_flags(struct cpu *cpu, struct shifted s, bool of, unsigned size)
+{
+    cpu->fl = flags_result(FC_SHIFT, s.res, (u32)s.cf | (u32)of << 1, size);
+}
+static void rotate_flags(struct cpu *cpu, struct shifted s, bool of)
+{
+    set_flags(cpu, EFLAGS_CF | EFLAGS_OF, (s.cf ? EFLAGS_CF : 0) | (of ? EFLAGS_OF : 0));
+}
+
+enum { SHIFT_RCL = 2, SHIFT_SHL = 4 };  /* rows of the group */
+
+static bool rotate_keeps_of(const struct op *op, unsigned count)
+{
+    unsigned row = op->sub & 7;
+    return row < SHIFT_RCL ? op->reg == ZERO_REG && count != 1 : count % (op->size * 8 + 1) == 0;
+}
+
+/* A count of zero still writes memory, but leaves the flags. Whatever the count, OF tells whether the first step
+ * changes the sign; rotates by an immediate other than 1 and full turns through CF leave OF. */
 int insn_rotate_shift(struct cpu *cpu, const struct op *op)
 {
-    static const struct {
-        shift_fn *fn;
-        bool left, rotate;
-    } table[8] = {
-        {shift_rol, true, true}, {shift_ror, false, true}, {shift_rcl, true, true}, {shift_rcr, false, true},
-        {shift_shl, true, false}, {shift_shr, false, false}, {shift_shl, true, false}, {shift_sar, false, false},
+    static shift_fn *const table[8] = {
+        shift_rol, shift_ror, shift_rcl, shift_rcr, shift_shl, shift_shr, shift_shl, shift_sar,
     };
-    unsigned size = op->size, count = (op->reg == ZERO_REG ? op->imm : REG8(cpu, op->reg)) & 31, row = op->sub & 7;
+    unsigned size = op->size, count = (op->reg == ZERO_REG ? op->imm : REG8(cpu, op->reg)) & 31;
+    bool cf = arith_flags(cpu) & EFLAGS_CF, of = arith_flags(cpu) & EFLAGS_OF, rotate = (op->sub & 7) < SHIFT_SHL;
+    shift_fn *shift = table[op->sub & 7];
     u32 value;
 
     if (!rm_check_write(cpu, op, size) || !rm_read(cpu, op, size, &value))
@@ -252,10 +257,15 @@ int insn_rotate_shift(struct cpu *cpu, const struct op *op)
     if (!count)
         return rm_write(cpu, op, size, value) ? STATUS_NEXT : STATUS_FAULT;
 
-    struct shifted s = table[row].fn(value, count, size * 8, arith_flags(cpu) & EFLAGS_CF);
+    struct shifted s = shift(value, count, size * 8, cf);
     if (!rm_write(cpu, op, size, s.res))
         return STATUS_FAULT;
-    shift_flags(cpu, s, size, table[row].left, table[row].rotate);
+    if (!(rotate && rotate_keeps_of(op, count)))
+        of = sign_differs(value, shift(value, 1, size * 8, cf).res, size * 8);
+    if (rotate)
+        rotate_flags(cpu, s, of);
+    else
+        shift_flags(cpu, s, of, size);
     return STATUS_NEXT;
 }
 
@@ -272,7 +282,9 @@ static struct shifted shrd(u32 dest, u32 src, unsigned count, unsigned bits)
     return (struct shifted){(u32)(wide >> count), wide >> (count - 1) & 1};
 }
 
-static int double_shift(struct cpu *cpu, const struct op *op, bool left)
+typedef struct shifted double_fn(u32 dest, u32 src, unsigned count, unsigned bits);
+
+static int double_shift(struct cpu *cpu, const struct op *op, double_fn *shift)
 {
     unsigned size = op->size, bits = size * 8, count = (op->sub ? REG8(cpu, ECX * 4) : op->imm) & 31;
     u32 dest, src = reg_read(cpu, op->reg, size);
@@ -282,20 +294,20 @@ static int double_shift(struct cpu *cpu, const struct op *op, bool left)
     if (!count)
         return rm_write(cpu, op, size, dest) ? STATUS_NEXT : STATUS_FAULT;
 
-    struct shifted s = left ? shld(dest, src, count, bits) : shrd(dest, src, count, bits);
+    struct shifted s = shift(dest, src, count, bits);
     if (!rm_write(cpu, op, size, s.res))
         return STATUS_FAULT;
-    shift_flags(cpu, s, size, left, false);
+    shift_flags(cpu, s, sign_differs(dest, shift(dest, src, 1, bits).res, bits), size);
     return STATUS_NEXT;
 }
 
 int insn_shld(struct cpu *cpu, const struct op *op)
 {
-    return double_shift(cpu, op, true);
+    return double_shift(cpu, op, shld);
 }
 int insn_shrd(struct cpu *cpu, const struct op *op)
 {
-    return double_shift(cpu, op, false);
+    return double_shift(cpu, op, shrd);
 }
 
 /* Multiply and divide. The double-width operand is AX, DX:AX or EDX:EAX. */

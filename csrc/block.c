@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "debug.h"
 #include "execute.h"
 #include "kprobe.h"
 #include "machine.h"
@@ -137,11 +138,45 @@ void code_invalidate_lin(struct machine *m, u32 lin, u32 size)
 
 /* --- probes ----------------------------------------------------------------------------------------------- */
 
+static struct fetch_entry *fetch_slot(struct cpu *cpu, u32 lin)
+{
+    return &cpu->fetch[(lin >> PAGE_SHIFT) % FETCH_TLB_SIZE];
+}
+
+static u32 fetch_tag(const struct cpu *cpu, u32 lin)
+{
+    return (lin & ~PAGE_MASK) | 2 | (cpu->cpl == 3);
+}
+
+/* Where an instruction is fetched from. False: cpu->fault is set. */
+static bool fetch_translate(struct cpu *cpu, u32 lin, struct fetch_entry *ret)
+{
+    struct fetch_entry *e = fetch_slot(cpu, lin);
+    u32 phys, tag = fetch_tag(cpu, lin);
+    if (unlikely(e->tag != tag)) {
+        if (!mmu_translate(cpu, lin, ACCESS_FETCH, &phys))
+            return false;
+        *e = (struct fetch_entry){tag, phys & ~PAGE_MASK, memory_page(&cpu->machine->mem, phys >> PAGE_SHIFT)};
+    }
+    *ret = *e;
+    return true;
+}
+
 static struct page *probe_page(struct machine *m, u32 lin, u32 *ret_phys)
 {
-    if (!mmu_probe(m->cpu, lin, ret_phys))
-        return NULL;
-    return memory_page(&m->mem, *ret_phys >> PAGE_SHIFT);
+    const struct fetch_entry *e = fetch_slot(m->cpu, lin);
+    if (likely((e->tag | 1) == ((lin & ~PAGE_MASK) | 3))) {
+        *ret_phys = e->phys | (lin & PAGE_MASK);
+        return e->page;
+    }
+    return mmu_probe(m->cpu, lin, ret_phys) ? memory_page(&m->mem, *ret_phys >> PAGE_SHIFT) : NULL;
+}
+
+u8 code_read_probe(struct machine *m, u32 lin)
+{
+    u32 phys;
+    const struct page *page = probe_page(m, lin, &phys);
+    return page ? page->data[phys & PAGE_MASK] : 0;
 }
 
 bool code_bind_probe(struct machine *m, u32 lin, bool on)
@@ -183,7 +218,8 @@ bool code_write_probe(struct machine *m, u32 lin, u8 byte)
 
 /* The code bytes from one linear address on. */
 struct fetch_window {
-    u32 phys, phys_end;         /* of the first byte; of the second page's start when used */
+    u32 phys, phys_end;         /* of the first byte; of the start of the page that the last byte is in */
+    struct page *page, *page_end;
     const u8 *host;             /* first byte */
     u32 n;                      /* bytes up to the page's end */
     u8 joined[2 * INSN_MAX];    /* an instruction that crosses into the next page */
@@ -192,20 +228,17 @@ struct fetch_window {
 static const u8 no_ram[INSN_MAX] = {0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
                                     0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF};
 
-static struct page *code_page(struct machine *m, u32 phys)
-{
-    return memory_page(&m->mem, phys >> PAGE_SHIFT);
-}
-
 /* The instruction at window offset `at` crosses the page: put its bytes together. False: #PF. */
 static bool fetch_join(struct cpu *cpu, struct fetch_window *w, u32 lin, u32 at)
 {
     u32 n = w->n - at, next = (lin + w->n) & ~PAGE_MASK;
-    if (!mmu_translate(cpu, next, ACCESS_FETCH, &w->phys_end))
+    struct fetch_entry second;
+    if (!fetch_translate(cpu, next, &second))
         return false;
-    struct page *page = code_page(cpu->machine, w->phys_end);
+    w->phys_end = second.phys;
+    w->page_end = second.page;
     memcpy(w->joined, w->host + at, n);
-    memcpy(w->joined + n, page ? page->data : no_ram, INSN_MAX);
+    memcpy(w->joined + n, second.page ? second.page->data : no_ram, INSN_MAX);
     return true;
 }
 
@@ -281,10 +314,11 @@ static struct block *block_build(struct cpu *cpu, const struct translation *t, c
     return block_enter(cpu, b) ? b : NULL;
 }
 
-/* Must a block end before the instruction at eip? */
-static bool block_boundary(const struct machine *m, u32 eip)
+/* Must a block end before the instruction at eip, so that the run loop sees it? */
+static bool block_boundary(const struct cpu *cpu, u32 eip)
 {
-    return m->until_set && m->until == eip;
+    const struct machine *m = cpu->machine;
+    return (m->until_set && m->until == eip) || (cpu->code_breaks && debug_code(cpu, cpu->seg[CS].base + eip));
 }
 
 static bool probe_here(const struct machine *m, const struct page *page, u32 offset, u32 lin)
@@ -293,7 +327,7 @@ static bool probe_here(const struct machine *m, const struct page *page, u32 off
 }
 
 /* Decode from cpu->eip. Instructions behind the first that cannot be fetched are left for a block of their own. */
-static struct block *block_decode(struct cpu *cpu, u32 mode)
+static struct block *block_decode(struct cpu *cpu, u32 mode, const struct fetch_entry *first)
 {
     struct machine *m = cpu->machine;
     u32 base = cpu->seg[CS].base, lin = base + cpu->eip, at = 0;
@@ -302,10 +336,10 @@ static struct block *block_decode(struct cpu *cpu, u32 mode)
     struct translation t;
     struct insn in;
 
-    if (!mmu_translate(cpu, lin, ACCESS_FETCH, &w.phys))
-        return fetch_fault(cpu);
-    struct page *page = code_page(m, w.phys);
-    w.phys_end = w.phys & ~PAGE_MASK;
+    w.phys = first->phys | (lin & PAGE_MASK);
+    w.phys_end = first->phys;
+    w.page_end = w.page = first->page;
+    struct page *page = w.page;
     w.n = page ? PAGE_SIZE - (w.phys & PAGE_MASK) : INSN_MAX;
     w.host = page ? page->data + (w.phys & PAGE_MASK) : no_ram;
     translate_begin(&t, mode, cpu->eip);
@@ -313,9 +347,9 @@ static struct block *block_decode(struct cpu *cpu, u32 mode)
     while (!t.ended && t.count < most && at < w.n) {
         u32 offset = (w.phys & PAGE_MASK) + at;
         bool probed = probe_here(m, page, offset, lin + at);
-        if (t.count && (probed || block_boundary(m, t.eip)))
+        if (t.count && (probed || block_boundary(cpu, t.eip)))
             break;
-        if (probed && (!(mode & MODE_ONE) || w.host[at] == 0xCC)) {
+        if (probed && (!(mode & MODE_ONE) || w.host[at] == BREAKPOINT)) {
             translate_probe(&t);
             at++;
             break;
@@ -338,8 +372,8 @@ static struct block *block_decode(struct cpu *cpu, u32 mode)
         }
         if (page)
             note_conflict(page, offset + probed, (crosses ? w.n - at : in.len) - probed);
-        if (crosses && code_page(m, w.phys_end))
-            note_conflict(code_page(m, w.phys_end), 0, in.len - (w.n - at));
+        if (crosses && w.page_end)
+            note_conflict(w.page_end, 0, in.len - (w.n - at));
         if (status == DECODE_OK)
             translate(&t, &in);
         else
@@ -355,33 +389,34 @@ static struct block *block_decode(struct cpu *cpu, u32 mode)
 
 /* --- lookup ----------------------------------------------------------------------------------------------- */
 
-static bool block_matches(struct cpu *cpu, const struct block *b, u32 phys, u32 mode)
+static bool block_matches(struct cpu *cpu, const struct block *b, const struct fetch_entry *at, u32 mode)
 {
-    u32 phys_end;
+    u32 lin = cpu->seg[CS].base + cpu->eip, phys = at->phys | (lin & PAGE_MASK);
+    struct fetch_entry second;
     if (b->phys != phys || b->eip != cpu->eip || b->mode != mode || b->cs_base != cpu->seg[CS].base ||
         b->cs_limit != cpu->seg[CS].limit)
         return false;
     /* A probed instruction is decoded alone twice: with its breakpoint and without. */
-    struct page *page = mode & MODE_ONE ? memory_page(&cpu->machine->mem, phys >> PAGE_SHIFT) : NULL;
-    if (page && page->data[phys & PAGE_MASK] != b->first)
+    if ((mode & MODE_ONE) && at->page && at->page->data[phys & PAGE_MASK] != b->first)
         return false;
     if (!block_crosses(b))
         return true;
-    u32 next = (b->cs_base + b->eip + b->bytes - 1) & ~PAGE_MASK;
-    return mmu_translate(cpu, next, ACCESS_FETCH, &phys_end) && phys_end == b->phys_end;
+    u32 next = (lin + b->bytes - 1) & ~PAGE_MASK;
+    return fetch_translate(cpu, next, &second) && second.phys == b->phys_end;
 }
 
 static struct block *find(struct cpu *cpu, u32 mode)
 {
-    u32 phys;
+    u32 lin = cpu->seg[CS].base + cpu->eip;
+    struct fetch_entry at;
     if (cpu->machine->arena.total > ARENA_MAX && cpu->machine->depth <= 1)
         code_flush(cpu->machine);
-    if (!mmu_translate(cpu, cpu->seg[CS].base + cpu->eip, ACCESS_FETCH, &phys))
+    if (!fetch_translate(cpu, lin, &at))
         return fetch_fault(cpu);
-    for (struct block *b = cpu->blocks[hash_phys(phys)]; b; b = b->hash_next)
-        if (block_matches(cpu, b, phys, mode))
+    for (struct block *b = cpu->blocks[hash_phys(at.phys | (lin & PAGE_MASK))]; b; b = b->hash_next)
+        if (block_matches(cpu, b, &at, mode))
             return b;
-    return block_decode(cpu, mode);
+    return block_decode(cpu, mode, &at);
 }
 
 struct block *block_find(struct cpu *cpu)
@@ -415,7 +450,7 @@ void code_link(struct cpu *cpu, struct block *b)
     exit->link[cpu->exit_taken] = b->ops;
 }
 
-void code_unlink_cross(struct cpu *cpu)
+static void unlink_cross(struct cpu *cpu)
 {
     for (u32 i = 0; i < cpu->cross_count; i++)
         cpu->cross[i]->link[0] = cpu->cross[i]->link[1] = NULL;
@@ -423,8 +458,10 @@ void code_unlink_cross(struct cpu *cpu)
     cpu->exit_from = NULL;
 }
 
-void jump_cache_flush(struct cpu *cpu)
+void code_mapping_changed(struct cpu *cpu)
 {
+    unlink_cross(cpu);
+    memset(cpu->fetch, 0, sizeof(cpu->fetch));
     for (u32 i = 0; i < JUMP_CACHE_SIZE; i++)
         cpu->jump[i].key = ~0ull;
 }
@@ -440,9 +477,8 @@ static void page_forget(struct page *page)
 void code_flush(struct machine *m)
 {
     struct cpu *cpu = m->cpu;
-    code_unlink_cross(cpu);
+    code_mapping_changed(cpu);
     cpu->stale_from = NULL;
-    jump_cache_flush(cpu);
     for (u32 i = 0; i < 1024; i++)
         for (u32 k = 0; m->mem.directory[i] && k < 1024; k++)
             page_forget(&m->mem.directory[i][k]);

@@ -31,16 +31,17 @@ void code_invalidate_lin(struct machine *m, u32 lin, u32 size);
 /* Write a probe's breakpoint or its saved byte. Blocks in which the probe is bound stay valid: their probe op
  * looks at the byte. False: the address is not mapped. */
 bool code_write_probe(struct machine *m, u32 lin, u8 byte);
+/* The byte at a probe's address; 0 if it is no longer mapped. */
+u8 code_read_probe(struct machine *m, u32 lin);
 /* A probe comes or goes at lin: mark or unmark the byte and drop the blocks over it. False: not mapped or no memory. */
 bool code_bind_probe(struct machine *m, u32 lin, bool on);
 
-/* Forget the links between pages: the mapping changed. */
-void code_unlink_cross(struct cpu *cpu);
+/* Forget all that decoded code owes to the page tables: links between pages, indirect targets, fetch translations. */
+void code_mapping_changed(struct cpu *cpu);
 /* The run loop found block behind cpu->exit_from or cpu->stale_from: link them. */
 void code_link(struct cpu *cpu, struct block *block);
 void arena_deinit(struct code_arena *arena);
 /* Drop all decoded code; only between blocks. */
 void code_flush(struct machine *m);
-void jump_cache_flush(struct cpu *cpu);
 
 #endif

@@ -44,8 +44,8 @@ ffi.set_source(
     '#include "api.h"\n',
     sources=listed("*.c"),
     depends=listed("*.h", "*.def", "build_ffi.py"),
-    include_dirs=[str(SOURCE)],
-    extra_compile_args=FLAGS + optimisation + [f'-DPYK_FLAGS="{" ".join(optimisation)}"'],
+    # not include_dirs: csrc/limits.h must not hide the system's
+    extra_compile_args=[*FLAGS, "-iquote", str(SOURCE)] + optimisation + [f'-DPYK_FLAGS="{" ".join(optimisation)}"'],
     extra_link_args=[flag for flag in optimisation if flag.startswith("-fsanitize")],
     py_limited_api=True,
 )

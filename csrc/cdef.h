@@ -14,7 +14,8 @@ enum stop_reason {
     STOP_RESET,         /* the guest reset the machine */
     STOP_UNIMPLEMENTED, /* an instruction or mode not done yet; bytes name it */
     STOP_PYTHON,        /* a Python handler raised: the exception is raised from run */
-    STOP_MEMORY         /* the host is out of memory */
+    STOP_MEMORY,        /* the host is out of memory */
+    STOP_LOOP           /* the 2.5.26 probe code would loop forever: a probe on a breakpoint of the program's own */
 };
 
 struct stop_info {
@@ -136,7 +137,8 @@ int kprobe_saved_opcode(machine *m, int id);
 /* Bucket of the patch's table for an address, and how many probes each of the 64 buckets holds. */
 uint32_t kprobe_hash(uint32_t addr);
 void kprobe_occupancy(machine *m, uint32_t counts[64]);
-/* kprobe_cpu: -1 when no hit is running; kprobe_running: probe id or -1; kprobe_status: 1 active, 2 single step. */
+/* kprobe_cpu: -1 when no hit is running; kprobe_running: probe id or -1; kprobe_status: 1 active, 2 single step,
+ * 4 stepping a nested probe, 8 step done (the last two with "fixed"). */
 struct kprobe_state {
     int32_t cpu;
     int32_t running;

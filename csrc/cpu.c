@@ -1,7 +1,10 @@
 /* cpu.c: reset, faults and stops, and the rules of control and debug registers. */
 #include "cpu.h"
 
+#include <string.h>
+
 #include "api.h"
+#include "debug.h"
 #include "mmu.h"
 #include "op.h"
 
@@ -63,6 +66,7 @@ void cpu_reset(struct cpu *cpu)
     cpu->dr[7] = DR7_FIXED;
     cpu->fault = (struct fault){0};
     cpu->db_pending = 0;
+    cpu->code_breaks = false;
     cpu->shadow = 0;
     cpu->halted = false;
     cpu->leave = LEAVE_LOOKUP;
@@ -111,5 +115,9 @@ void cpu_write_debug(struct cpu *cpu, unsigned n, u32 value)
         value = (value & DR6_WRITABLE) | DR6_FIXED;
     else if (n == 7)
         value = (value & DR7_WRITABLE) | DR7_FIXED;
+    u32 old[8];
+    memcpy(old, cpu->dr, sizeof(old));
     cpu->dr[n] = value;
+    if (n != 6)
+        debug_changed(cpu, old);
 }

@@ -8,7 +8,7 @@
 #define PYK_CPU_H
 
 #include "flags.h"
-#include "limits.h"
+#include "tunables.h"
 #include "types.h"
 
 enum gpr { EAX, ECX, EDX, EBX, ESP, EBP, ESI, EDI };
@@ -81,6 +81,12 @@ struct jump_entry {             /* indirect-branch cache */
     const struct op *ops;
 };
 
+struct fetch_entry {            /* translation of a page that code was fetched from */
+    u32 tag;                    /* linear page address | privilege (1 user) | 2; 0 when empty */
+    u32 phys;                   /* physical page address */
+    struct page *page;          /* NULL: no RAM there */
+};
+
 /* What decoded code depends on besides its bytes: part of every block's key. */
 enum mode {
     MODE_CODE32 = 1 << 0,       /* CS.D */
@@ -128,6 +134,7 @@ struct cpu {
     bool one;                   /* executing a MODE_ONE block */
     bool code_changed;          /* a store changed decoded code: leave the block after this instruction */
     bool halted;                /* in HLT */
+    bool code_breaks;           /* DR7 enables a code breakpoint: the run loop looks before each block */
     struct fault fault;
     u32 db_pending;             /* DR6 bits of data breakpoints hit by the current instruction */
 
@@ -149,6 +156,7 @@ struct cpu {
     struct block_exit **cross;  /* exits linked into another page: undone by a TLB flush */
     struct block **blocks;      /* BLOCK_HASH_SIZE buckets by physical address */
     struct jump_entry jump[JUMP_CACHE_SIZE];
+    struct fetch_entry fetch[FETCH_TLB_SIZE];
     struct tlb_entry tlbs[2][TLB_SIZE]; /* supervisor, user */
 };
 _Static_assert(offsetof(struct cpu, gpr) == 0, "register byte offsets start at the structure");

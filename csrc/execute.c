@@ -171,10 +171,8 @@ void raise_ud(OP_PARAMS)
 void probe_point(OP_PARAMS)
 {
     (void)tlb;
-    u8 byte = 0;
-    mmu_peek(cpu, cpu->seg[CS].base + op->eip, &byte, 1);
     cpu->budget -= op->done;
-    if (byte == 0xCC) {
+    if (code_read_probe(cpu->machine, cpu->seg[CS].base + op->eip) == BREAKPOINT) {
         cpu->fault = (struct fault){.vector = T_BRKPT, .software = true, .length = 1};
         cpu->eip = op->eip + 1;
         leave(cpu, LEAVE_FAULT, res, a, kind);

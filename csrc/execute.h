@@ -87,6 +87,7 @@ ALWAYS_INLINE struct tlb_entry *tlb_entry_of(struct tlb_entry *tlb, u32 lin)
 #ifndef SLOW_TWINS
 
 #define H(name) void name(OP_PARAMS)
+#define MUST_LEAVE false
 #define NEXT DISPATCH(op + 1, res, a, kind)
 #define GO_SLOW return go_slow(OP_ARGS)
 
@@ -144,9 +145,10 @@ ALWAYS_INLINE struct tlb_entry *tlb_entry_of(struct tlb_entry *tlb, u32 lin)
 #else
 
 #define H(name) COLD void name##_slow(OP_PARAMS)
+#define MUST_LEAVE cpu->code_changed
 #define NEXT \
     do { \
-        if (unlikely(cpu->code_changed)) \
+        if (unlikely(MUST_LEAVE)) \
             return leave_next(OP_ARGS); \
         DISPATCH(op + 1, res, a, kind); \
     } while (0)
@@ -209,7 +211,7 @@ u64 slow_stack_load(struct cpu *cpu, u32 off);
     do { \
         struct block_exit *exit_ = OP_EXIT(op); \
         const struct op *to_ = exit_->link[taken]; \
-        if (unlikely((cpu->budget -= exit_->count) < 0) || unlikely(!to_)) { \
+        if (unlikely((cpu->budget -= exit_->count) < 0) || unlikely(!to_) || MUST_LEAVE) { \
             if (taken) \
                 return leave_taken(OP_ARGS); \
             return leave_fall(OP_ARGS); \
@@ -231,7 +233,7 @@ u64 slow_stack_load(struct cpu *cpu, u32 off);
         u32 to_ = (address); \
         const struct jump_entry *slot_ = JUMP_SLOT(cpu, to_); \
         cpu->budget -= OP_EXIT(op)->count; \
-        if (unlikely(cpu->budget < 0 || slot_->key != ((u64)cpu->mode << 32 | to_))) { \
+        if (unlikely(cpu->budget < 0 || slot_->key != ((u64)cpu->mode << 32 | to_)) || MUST_LEAVE) { \
             cpu->eip = to_; \
             return leave_indirect(OP_ARGS); \
         } \

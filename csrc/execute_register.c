@@ -127,11 +127,12 @@ H(nop)
     NEXT;
 }
 
-/* Shifts of 32-bit registers; count is 1-31. OF is defined for a count of 1 and follows the same rule for others. */
+/* Shifts of 32-bit registers; count is 1-31. OF is defined for a count of 1 only; whatever the count, Intel's CPUs
+ * tell whether a shift by one changes the sign. */
 ALWAYS_INLINE struct alu shift_left(u32 x, u32 count)
 {
     u32 r = x << count, cf = (x >> (32 - count)) & 1;
-    return (struct alu){r, {r, cf | (r >> 31 ^ cf) << 1, KIND(FC_SHIFT, SHIFT32)}};
+    return (struct alu){r, {r, cf | (x ^ x << 1) >> 31 << 1, KIND(FC_SHIFT, SHIFT32)}};
 }
 
 ALWAYS_INLINE struct alu shift_right(u32 x, u32 count)
@@ -168,10 +169,12 @@ SHIFT_R(shl, shift_left)
 SHIFT_R(shr, shift_right)
 SHIFT_R(sar, shift_arithmetic)
 
+/* OF changes with a count of 1 only. */
 H(rol_r_i)
 {
     u32 x = REG32(cpu, op->reg), r = x << op->imm | x >> (32 - op->imm);
-    struct lazy_flags fl = flags_merge(res, a, kind, r & 1, (r >> 31) ^ (r & 1));
+    u32 of = op->imm == 1 ? (r >> 31) ^ (r & 1) : flags_of(res, a, kind);
+    struct lazy_flags fl = flags_merge(res, a, kind, r & 1, of);
     REG32(cpu, op->reg) = r;
     SET_LAZY(fl);
     NEXT;
@@ -180,7 +183,8 @@ H(rol_r_i)
 H(ror_r_i)
 {
     u32 x = REG32(cpu, op->reg), r = x >> op->imm | x << (32 - op->imm);
-    struct lazy_flags fl = flags_merge(res, a, kind, r >> 31, (r >> 31) ^ ((r >> 30) & 1));
+    u32 of = op->imm == 1 ? (r ^ r << 1) >> 31 : flags_of(res, a, kind);
+    struct lazy_flags fl = flags_merge(res, a, kind, r >> 31, of);
     REG32(cpu, op->reg) = r;
     SET_LAZY(fl);
     NEXT;

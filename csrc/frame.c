@@ -20,7 +20,10 @@ void frame_end(struct machine *m)
 
 struct frame *machine_frame(machine *m)
 {
-    return m->frames.used ? &m->frames.level[m->frames.used - 1].frame : NULL;
+    if (m->frames.used)
+        return &m->frames.level[m->frames.used - 1].frame;
+    m->frames.none = (struct frame){.address = ~0u};
+    return &m->frames.none;
 }
 
 /* The general registers in frame order, ebx to eax. */
@@ -139,11 +142,25 @@ static void exchange(struct cpu *cpu, struct live_frame *lf, bool both)
     }
 }
 
+/* Without a frame in memory there are still the words on top of the interrupted stack. */
+static void exchange_slots(struct cpu *cpu, struct live_frame *lf)
+{
+    struct pt_regs *regs = &lf->frame.regs, *seen = &lf->seen;
+
+    if (regs->esp != seen->esp || regs->ss != seen->ss)
+        mmu_poke(cpu, lf->frame.address + FRAME_ESP, &regs->esp, 8);
+    peek_above(cpu, lf->frame.address, regs);
+    seen->esp = regs->esp;
+    seen->ss = regs->ss;
+}
+
 void frame_sync(struct machine *m, struct frame *f)
 {
     struct live_frame *lf = (struct live_frame *)f;
     if (lf->on_stack)
         exchange(m->cpu, lf, true);
+    else if (!frame_is_user(f))
+        exchange_slots(m->cpu, lf);
 }
 
 /* IRET to the code segment that is loaded, at the same privilege (SDM vol. 2, IRET): its descriptor was checked when
@@ -215,8 +232,8 @@ void frame_write_back(struct machine *m, struct live_frame *lf)
     cpu_set_eflags(cpu, (regs->eflags & ~EFLAGS_VM) | vm);
     if (frame_is_user(&lf->frame))
         cpu->gpr[ESP] = regs->esp;
-    else if (regs->esp != lf->seen.esp || regs->ss != lf->seen.ss)
-        mmu_poke(cpu, lf->frame.address + FRAME_ESP, &regs->esp, 8);
+    else
+        exchange_slots(cpu, lf);
     pop_segment(cpu, DS, regs->ds);
     pop_segment(cpu, ES, regs->es);
     mode_update(cpu);

@@ -11,7 +11,7 @@
 #define PYK_FRAME_H
 
 #include "api.h"
-#include "limits.h"
+#include "tunables.h"
 #include "types.h"
 
 struct machine;
@@ -36,6 +36,7 @@ _Static_assert(offsetof(struct live_frame, frame) == 0, "a frame's address is it
 struct frame_stack {
     struct live_frame level[FRAME_LEVELS];  /* handlers within runs within handlers ... */
     u32 used;
+    struct frame none;          /* what there is outside of traps: at the end of memory */
 };
 
 /* What an entry stub does before it calls C. */

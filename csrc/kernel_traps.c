@@ -76,10 +76,10 @@ static const struct trap_entry entries[20] = {
 #define SYSTEM_CALL 0x80
 #define FIRST_IRQ 32
 
-/* Was the vector entered by INT n just now? The CPU pushes no error code then, whatever the vector. */
-static bool by_software(const struct cpu *cpu, unsigned vector)
+/* Was the vector entered by INT n, INT3, INTO or INT1 just now? The CPU pushes no error code then. */
+static bool by_int(const struct cpu *cpu, unsigned vector)
 {
-    return cpu->fault.software && cpu->fault.vector == vector;
+    return cpu->fault.length && cpu->fault.vector == vector;
 }
 
 static struct frame_stub stub_of(const struct machine *m, unsigned vector)
@@ -93,7 +93,7 @@ static struct frame_stub stub_of(const struct machine *m, unsigned vector)
     if (vector >= sizeof entries / sizeof *entries)
         return (struct frame_stub){.orig_eax = ~0u};
     return (struct frame_stub){
-        .error_code = entry->error_code && !by_software(m->cpu, vector),
+        .error_code = entry->error_code && !by_int(m->cpu, vector),
         .orig_eax_is_eax = entry->orig == ORIG_EAX && (vector == T_NMI || m->kprobes),
         .orig_eax = ~0u,
     };
@@ -101,7 +101,7 @@ static struct frame_stub stub_of(const struct machine *m, unsigned vector)
 
 static trap_server *server_of(const struct machine *m, unsigned vector)
 {
-    if (vector >= sizeof entries / sizeof *entries || (vector == T_DEVICE && by_software(m->cpu, vector)))
+    if (vector >= sizeof entries / sizeof *entries || (vector == T_DEVICE && by_int(m->cpu, vector)))
         return NULL;
     return entries[vector].serve;
 }
@@ -125,7 +125,7 @@ static int serve(struct machine *m, struct frame *f, unsigned vector, u32 error_
 {
     u32 address = m->cpu->cr2;
     trap_server *server = server_of(m, vector);
-    int result = kprobe_entered(m, f);
+    int result = kprobe_entered(m, f, by_int(m->cpu, vector));
 
     if (result >= 0)
         result = server ? server(m, f, (int)vector) : 0;
@@ -170,8 +170,8 @@ static int call_import(struct machine *m, u32 number)
     int served = m->config.callback(m->config.tag, CALLBACK_IMPORT, (int)number, 0);
     u32 eip;
 
-    if (served != 1)
-        return cpu_stop(cpu, served == CALLBACK_RAISED ? STOP_PYTHON : STOP_STOPPED);
+    if (served == CALLBACK_RAISED)
+        return cpu_stop(cpu, STOP_PYTHON);
     if (!mem_read(cpu, SS, cpu->gpr[ESP] & stack_mask(&cpu->seg[SS]), 4, &eip))
         return trap_deliver(cpu);
     stack_move(cpu, 4);

@@ -5,6 +5,7 @@
 #include "gate.h"
 #include "kernel.h"
 #include "mmu.h"
+#include "trap.h"
 
 #define STEP_FLAGS (EFLAGS_TF | EFLAGS_IF)
 #define THIS_CPU 0
@@ -156,16 +157,26 @@ static void begin_step(struct machine *m, struct kprobe *p, struct frame *f, u32
     disarm(m, p, f, eip);
 }
 
+/* Does INT 3 in two bytes end at addr? */
+static bool is_long_int3(struct machine *m, u32 addr)
+{
+    const struct kprobe *p = kprobe_at(m, addr - 1);
+    u8 bytes[2];
+
+    if (mmu_peek(m->cpu, addr - 1, bytes, 2) != 2)
+        return false;
+    return (p ? p->opcode : bytes[0]) == 0xCD && bytes[1] == T_BRKPT;
+}
+
 /* A trap at an address without a probe: removed after the hit, or not a probe's breakpoint at all. */
 static int unknown_trap(struct machine *m, struct frame *f, u32 addr)
 {
     const struct kprobe_semantics *mends = m->kprobes->mends;
-    u8 bytes[2] = {0, BREAKPOINT_INSTRUCTION};
-    bool two = mmu_peek(m->cpu, addr - 1, bytes, 2) == 2;
+    u8 byte;
 
-    if (!two && mmu_peek(m->cpu, addr, &bytes[1], 1) != 1)
+    if (mmu_peek(m->cpu, addr, &byte, 1) != 1)
         return mends->skip_user ? 0 : oops(m, addr);
-    if (bytes[1] == BREAKPOINT_INSTRUCTION || (mends->deliver_cd03 && bytes[0] == 0xCD && bytes[1] == T_BRKPT)) {
+    if (byte == BREAKPOINT_INSTRUCTION || (mends->deliver_cd03 && is_long_int3(m, addr))) {
         restore_interrupts(m, f);
         return 0;
     }
@@ -336,7 +347,7 @@ int do_debug(struct machine *m, struct frame *f)
     if (kp->mends->debug_hook_first)
         return debug_fixed(m, f);
     if (cpu->dr[6] & DR_TRAP_BITS && kp->cpu == THIS_CPU) {
-        cpu->dr[7] = DR7_FIXED;
+        cpu_write_debug(cpu, 7, 0);
         return 1;
     }
     if (!(f->regs.eflags & EFLAGS_VM) && cpu->dr[6] & DR6_BS && kp->cpu == THIS_CPU)
@@ -346,15 +357,15 @@ int do_debug(struct machine *m, struct frame *f)
 
 /* SDM vol. 3, 6.12.1.3: a gate clears TF and saves it, so the step of INT n ends only when its handler returns, with
  * the step's flags in the image. Mended: the step ends at the entry. */
-int kprobe_entered(struct machine *m, struct frame *f)
+int kprobe_entered(struct machine *m, struct frame *f, bool by_int)
 {
     struct kprobes *kp = m->kprobes;
     const struct kprobe *p;
 
-    if (likely(!kp || kp->cpu == KPROBE_NO_CPU || !kp->mends->fix_int_image || !kprobe_stepping(kp)))
+    if (likely(!kp || kp->cpu == KPROBE_NO_CPU || !by_int || !kp->mends->fix_int_image))
         return 0;
     p = kp->now.running;
-    if (!p->insn_length || !(f->regs.eflags & EFLAGS_TF) || trap_address(m, f) + 1 != p->addr + p->insn_length)
+    if (!kprobe_stepping(kp) || !p->insn_length || !(f->regs.eflags & EFLAGS_TF) || trap_address(m, f) + 1 != p->addr + p->insn_length)
         return 0;
     return post_kprobe_handler(m, f);
 }

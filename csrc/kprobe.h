@@ -102,8 +102,9 @@ int do_int3(struct machine *m, struct frame *f);
 int do_debug(struct machine *m, struct frame *f);
 /* kprobe_fault(regs, trapnr) of the patch: nonzero swallows the trap. */
 int kprobe_fault(struct machine *m, struct frame *f, int trapnr);
-/* A trap's frame is complete: if it is that of an INT n at the probe being stepped, the step ends here. */
-int kprobe_entered(struct machine *m, struct frame *f);
+/* A trap's frame is complete: if it is that of an INT n at the probe being stepped, the step ends here. by_int: INT n,
+ * INT3, INTO or INT1 has just raised it. */
+int kprobe_entered(struct machine *m, struct frame *f, bool by_int);
 /* 2.5.26: a probe on the entry that serves probes; it would be hit again before anything notices. */
 bool kprobe_blocks_entry(const struct machine *m, u32 lin);
 /* eip was set from outside: the next hit is a new one wherever it is. */

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "debug.h"
 #include "execute.h"
 #include "kernel.h"
 #include "kprobe.h"
@@ -86,12 +87,10 @@ static void forget_exit(struct cpu *cpu)
     cpu->stale_from = NULL;
 }
 
-/* With the guest's own IDT the probes see vectors 1 and 3 before its gates do. */
+/* With the guest's own IDT the probes see exceptions before its gates do. */
 static bool probes_first(const struct machine *m)
 {
-    u8 vector = m->cpu->fault.vector;
-    return m->kprobes && (vector == T_BRKPT || vector == T_DEBUG) &&
-           !(m->kernel && m->cpu->idtr.base == machine_kernel_layout((machine *)(uintptr_t)m)->idt);
+    return m->kprobes && !kernel_owns_traps(m);
 }
 
 static int deliver_fault(struct machine *m)
@@ -105,12 +104,29 @@ static int deliver_fault(struct machine *m)
     return trap_deliver(m->cpu);
 }
 
-static int single_step_trap(struct machine *m)
+/* #DB for the conditions in bits: DR6_BS after a single step, breakpoints 0-3. */
+static int debug_trap(struct machine *m, u32 bits)
 {
     struct cpu *cpu = m->cpu;
-    cpu->dr[6] |= DR6_BS;
+    cpu->dr[6] |= bits;
     cpu_fault(cpu, T_DEBUG);
     return deliver_fault(m);
+}
+
+/* What decoded code left behind; step: DR6_BS if the instruction was single-stepped. */
+static int after_execute(struct machine *m, u32 step)
+{
+    struct cpu *cpu = m->cpu;
+    u32 bits = cpu->db_pending | step;
+    cpu->db_pending = 0;
+    switch (cpu->leave) {
+    case LEAVE_FAULT:
+        return deliver_fault(m);
+    case LEAVE_STOP:
+        return STATUS_STOP;
+    default:
+        return unlikely(bits) ? debug_trap(m, bits) : STATUS_JUMP;
+    }
 }
 
 static void timer_tick(struct machine *m)
@@ -167,19 +183,13 @@ static int run_one(struct machine *m)
     if (!b)
         return cpu->leave == LEAVE_FAULT ? deliver_fault(m) : STATUS_STOP;
     cpu->shadow = 0;
+    cpu->eflags &= ~EFLAGS_RF;
     cpu->one = true;
     execute(cpu, b->ops);
     cpu->one = false;
     forget_exit(cpu);
     m->until_fresh = false;
-    switch (cpu->leave) {
-    case LEAVE_FAULT:
-        return deliver_fault(m);
-    case LEAVE_STOP:
-        return STATUS_STOP;
-    default:
-        return tf && cpu->shadow != 2 ? single_step_trap(m) : STATUS_JUMP;
-    }
+    return after_execute(m, tf && cpu->shadow != 2 ? DR6_BS : 0);
 }
 
 /* Run blocks until something needs attention or at most `most` instructions are done. */
@@ -190,16 +200,10 @@ static int run_blocks(struct machine *m, u64 most)
     if (!b)
         return cpu->leave == LEAVE_FAULT ? deliver_fault(m) : STATUS_STOP;
     code_link(cpu, b);
+    cpu->eflags &= ~EFLAGS_RF;
     cpu->budget = cpu->budget_start = (s64)(most - BLOCK_MAX_INSNS);
     execute(cpu, b->ops);
-    switch (cpu->leave) {
-    case LEAVE_FAULT:
-        return deliver_fault(m);
-    case LEAVE_STOP:
-        return STATUS_STOP;
-    default:
-        return STATUS_JUMP;
-    }
+    return after_execute(m, 0);
 }
 
 static u64 instructions_left(const struct machine *m, u64 end)
@@ -216,6 +220,8 @@ static enum stop_reason run(struct machine *m, u64 end)
     for (u32 turns = 0;; turns++) {
         int status;
         settle(cpu);
+        if (unlikely(turns >= RUN_SLICE))
+            return STOP_NONE;
         if (m->kernel && kernel_serves(m, cpu->seg[CS].base + cpu->eip)) {
             forget_exit(cpu);
             status = kernel_enter(m);
@@ -227,7 +233,7 @@ static enum stop_reason run(struct machine *m, u64 end)
                 return STOP_MEMORY;
             if (at_until && !m->until_fresh)
                 return STOP_UNTIL;
-            if (cpu->icount >= end || turns >= RUN_SLICE)
+            if (cpu->icount >= end)
                 return STOP_NONE;
             timer_tick(m);
             if (interrupt_ready(m)) {
@@ -237,10 +243,14 @@ static enum stop_reason run(struct machine *m, u64 end)
                     return STOP_HALT;
                 continue;
             } else {
+                u32 breaks = cpu->code_breaks ? debug_code(cpu, cpu->seg[CS].base + cpu->eip) : 0;
                 u64 left = instructions_left(m, end);
-                bool one = (cpu->eflags & EFLAGS_TF) || cpu->step_over || cpu->shadow || at_until ||
+                bool one = (cpu->eflags & EFLAGS_TF) || cpu->step_over || cpu->shadow || at_until || breaks ||
                            left <= BLOCK_MAX_INSNS;
-                status = one ? run_one(m) : run_blocks(m, left);
+                if (breaks && !(cpu->eflags & EFLAGS_RF))
+                    status = debug_trap(m, breaks);
+                else
+                    status = one ? run_one(m) : run_blocks(m, left);
             }
         }
         if (unlikely(status == STATUS_STOP))
@@ -295,7 +305,7 @@ void machine_set_until(machine *m, int set, uint32_t eip)
     if (set && !(m->until_set && m->until == eip))
         drop_code_at(m, eip);
     m->until_set = set;
-    m->until_fresh = set;
+    m->until_fresh = set && m->cpu->eip == eip;
     m->until = eip;
 }
 

@@ -8,7 +8,7 @@
 #ifndef PYK_MEMORY_H
 #define PYK_MEMORY_H
 
-#include "limits.h"
+#include "tunables.h"
 #include "types.h"
 
 struct machine;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "block.h"
+#include "debug.h"
 #include "machine.h"
 #include "paging.h"
 
@@ -21,20 +22,13 @@ static void tlb_drop(struct cpu *cpu, unsigned user, u32 i)
     e->read_tag = e->write_tag = tlb_invalid(i);
 }
 
-/* The cross-page links and the jump cache hold what the translation was. */
-static void forget_jumps(struct cpu *cpu)
-{
-    code_unlink_cross(cpu);
-    jump_cache_flush(cpu);
-}
-
 void tlb_flush(struct cpu *cpu)
 {
     for (u32 i = 0; i < TLB_SIZE; i++) {
         tlb_drop(cpu, 0, i);
         tlb_drop(cpu, 1, i);
     }
-    forget_jumps(cpu);
+    code_mapping_changed(cpu);
 }
 
 void tlb_flush_page(struct cpu *cpu, u32 lin)
@@ -46,7 +40,7 @@ void tlb_flush_page(struct cpu *cpu, u32 lin)
         for (unsigned user = 0; user < 2; user++)
             if ((cpu->tlbs[user][i].read_tag ^ lin) >> shift == 0)
                 tlb_drop(cpu, user, i);
-    forget_jumps(cpu);
+    code_mapping_changed(cpu);
 }
 
 static bool tlb_maps(const struct tlb_entry *e, u32 i, const u8 *data)
@@ -101,7 +95,7 @@ static bool locate(struct cpu *cpu, u32 lin, unsigned access, struct part *ret)
     *ret = (struct part){memory_page(&m->mem, t.phys >> PAGE_SHIFT), t.phys & PAGE_MASK};
     if (ret->page && access & ACCESS_WRITE && !memory_own(m, ret->page))
         ret->page = NULL;
-    if (ret->page)
+    if (ret->page && !debug_page(cpu, lin))
         tlb_fill(tlb_slot(cpu, lin, access), lin, ret->page, t.writable);
     return true;
 }
@@ -127,6 +121,8 @@ static COLD bool read_slow(struct cpu *cpu, u32 lin, unsigned size, unsigned acc
 
     if (!locate_both(cpu, lin, size, access, part))
         return false;
+    if (!(access & ACCESS_SYSTEM))
+        debug_data(cpu, lin, size, false);
     if (part[0].page)
         memcpy(buf, part[0].page->data + part[0].offset, first);
     if (part[1].page)
@@ -143,6 +139,8 @@ static COLD bool write_slow(struct cpu *cpu, u32 lin, u32 value, unsigned size, 
 
     if (!locate_both(cpu, lin, size, access, part))
         return false;
+    if (!(access & ACCESS_SYSTEM))
+        debug_data(cpu, lin, size, true);
     memory_store(cpu->machine, part[0].page, part[0].offset, &value, first);
     if (first < size)
         memory_store(cpu->machine, part[1].page, 0, (const u8 *)&value + first, size - first);
@@ -274,7 +272,7 @@ bool mem_check_write(struct cpu *cpu, unsigned seg, u32 off, unsigned size)
 /* Debug access. */
 
 /* The page of lin that a debugger may touch: mapped and RAM. */
-static struct page *debug_page(struct cpu *cpu, u32 lin)
+static struct page *debugger_page(struct cpu *cpu, u32 lin)
 {
     u32 phys;
     return mmu_probe(cpu, lin, &phys) ? memory_page(&cpu->machine->mem, phys >> PAGE_SHIFT) : NULL;
@@ -285,7 +283,7 @@ u32 mmu_peek(struct cpu *cpu, u32 lin, void *buf, u32 size)
     u32 done = 0;
 
     while (done < size) {
-        const struct page *page = debug_page(cpu, lin + done);
+        const struct page *page = debugger_page(cpu, lin + done);
         u32 n = first_part(lin + done, size - done);
         if (!page)
             break;
@@ -300,7 +298,7 @@ u32 mmu_poke(struct cpu *cpu, u32 lin, const void *buf, u32 size)
     u32 done = 0;
 
     while (done < size) {
-        struct page *page = debug_page(cpu, lin + done);
+        struct page *page = debugger_page(cpu, lin + done);
         u32 n = first_part(lin + done, size - done);
         if (!page || !memory_store(cpu->machine, page, (lin + done) & PAGE_MASK, (const u8 *)buf + done, n))
             break;

@@ -40,7 +40,8 @@ bool mmu_translate(struct cpu *cpu, u32 lin, unsigned access, u32 *ret);
 /* The same without side effects or faults, as supervisor: for debuggers. False: not mapped. */
 bool mmu_probe(struct cpu *cpu, u32 lin, u32 *ret);
 
-/* Linear accesses, 1, 2 or 4 bytes, any alignment. access: ACCESS_SYSTEM or 0 for the current privilege. */
+/* Linear accesses, 1, 2 or 4 bytes (lin_check_write: up to PAGE_SIZE), any alignment. access: ACCESS_SYSTEM or 0 for
+ * the current privilege. */
 bool lin_read(struct cpu *cpu, u32 lin, unsigned size, unsigned access, u32 *ret);
 bool lin_write(struct cpu *cpu, u32 lin, u32 value, unsigned size, unsigned access);
 /* Would a write of size bytes fault? Faults if so; touches nothing but A and D bits. */

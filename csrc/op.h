@@ -9,6 +9,8 @@
 
 struct op;
 
+#define BREAKPOINT 0xCC         /* INT 3 */
+
 /* The arguments that travel from handler to handler in registers. */
 #define OP_PARAMS struct cpu *cpu, const struct op *op, struct tlb_entry *tlb, u32 res, u32 a, u32 kind
 #define OP_ARGS cpu, op, tlb, res, a, kind

@@ -1,5 +1,6 @@
 /* registers.c: registers by number, for Python. */
 #include "gate.h"
+#include "kprobe.h"
 #include "machine.h"
 #include "trap.h"
 
@@ -97,7 +98,11 @@ static bool set_cr0(struct cpu *cpu, u32 value)
 static bool set_other(struct cpu *cpu, int id, u32 value)
 {
     switch (id) {
-    case REG_EIP: cpu->eip = value; return true;
+    case REG_EIP:
+        cpu->eip = value;
+        cpu->halted = false;    /* somebody who sets eip wants to run from there */
+        kprobe_forget_resume(cpu->machine);
+        return true;
     case REG_EFLAGS: return set_eflags(cpu, value);
     case REG_CR0: return set_cr0(cpu, value);
     case REG_CR2: return cpu_write_control(cpu, 2, value);

@@ -343,9 +343,11 @@ static bool compare_ends(const struct cpu *cpu, const struct op *op)
     return flags_zf(cpu->fl.res, cpu->fl.a, cpu->fl.kind) != !!(op->flags & OP_REP);
 }
 
+/* Until the last iteration EFLAGS stay as before the first, also at a fault (SDM vol. 2, REP: CMPS and SCAS). */
 static int repeat(struct cpu *cpu, const struct op *op, const struct kind *kind)
 {
     u32 count = pointer(cpu, op, ECX), max = allowance(cpu, count), done = 0;
+    struct lazy_flags before = cpu->fl;
     bool ends = !count;
 
     while (!ends && done < max && !(done && cpu->code_changed)) {
@@ -354,6 +356,7 @@ static int repeat(struct cpu *cpu, const struct op *op, const struct kind *kind)
             int status = kind->step(cpu, op);
             if (status != STATUS_NEXT) {
                 cpu->budget -= done;
+                cpu->fl = before;
                 return status;
             }
             n = 1;
@@ -367,6 +370,7 @@ static int repeat(struct cpu *cpu, const struct op *op, const struct kind *kind)
         return STATUS_NEXT;
     }
     cpu->budget -= done;
+    cpu->fl = before;
     return STATUS_REPEAT;
 }
 

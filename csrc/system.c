@@ -294,8 +294,11 @@ int insn_wait(struct cpu *cpu, const struct op *op)
     return trap ? cpu_fault(cpu, T_DEVICE) : STATUS_NEXT;
 }
 
+/* RDMSR, WRMSR, RDPMC (CR4.PCE is not there): privileged all the same. */
 int insn_unimplemented(struct cpu *cpu, const struct op *op)
 {
     (void)op;
+    if (!privileged(cpu))
+        return STATUS_FAULT;
     return cpu_stop(cpu, STOP_UNIMPLEMENTED);
 }

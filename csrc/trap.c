@@ -216,8 +216,8 @@ static bool escalate(struct cpu *cpu, struct event *ev)
     if (severity(ev) == DOUBLE_FAULT)
         return false;
     if (makes_double(severity(ev), severity(&second)))
-        second = (struct event){.vector = T_DBLFLT, .ext = 1, .has_error = true};
-    *ev = second;
+        cpu_fault_code(cpu, T_DBLFLT, 0);
+    *ev = event_of(&cpu->fault);
     return true;
 }
 
@@ -247,5 +247,6 @@ int trap_deliver(struct cpu *cpu)
 int trap_interrupt(struct cpu *cpu, u8 vector)
 {
     struct event ev = {.vector = vector, .ext = 1, .external = true};
+    cpu->fault = (struct fault){.vector = vector};
     return deliver_event(cpu, &ev);
 }

@@ -10,7 +10,8 @@
 
 /* Deliver cpu->fault (exception, int n) or an external interrupt through the guest's IDT: gate and privilege
  * checks, stack switch by the TSS, frame, error code, CR2. Faults inside become #DF and then shutdown.
- * cpu->eip is the eip to push (faulting instruction, or the next for traps and int n).
+ * cpu->eip is the eip to push (faulting instruction, or the next for traps and int n). cpu->fault is then what was
+ * delivered, or at SHUTDOWN the fault that was one too many; cpu->cr2 the address of the last #PF.
  * Returns STATUS_JUMP with eip at the handler, or STATUS_STOP (SHUTDOWN, UNIMPLEMENTED task gate). */
 int trap_deliver(struct cpu *cpu);
 int trap_interrupt(struct cpu *cpu, u8 vector);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from operator import index
 from typing import TYPE_CHECKING
 
@@ -189,14 +190,15 @@ def chain(actions: Action | Sequence[Action] | None) -> list[Action]:
 
 def attach(actions: list[Action], owner: object, symbols: SymbolTable) -> CoreAction | None:
     """Link a chain for a probe of the machine `owner`; ValueError before anything changed."""
-    for action, following in zip(actions, [*actions[1:], None], strict=True):
+    links = list(zip_longest(actions, actions[1:]))
+    for action, following in links:
         if action._users and action._owner is not owner:
             raise ValueError(f"{action!r} is in use by another machine")
         if action._users and action._following is not following:
             raise ValueError(f"{action!r} is part of another probe's chain: chains can share only their tail")
         if not action._users:
             action._resolve(symbols)
-    for action, following in zip(actions, [*actions[1:], None], strict=True):
+    for action, following in links:
         action._following = following
         action._core.set_next(following._core if following else None)
         action._users += 1

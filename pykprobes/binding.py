@@ -29,7 +29,7 @@ KERNELS = {None: lib.KERNEL_NONE, "builtin": lib.KERNEL_BUILTIN}
 MISSES = ("recursion", "disarmed", "lock", "fault_restart")
 RIGHT_WRITE, RIGHT_USER = lib.MAP_WRITE, lib.MAP_USER
 NONE, UNTIL = lib.STOP_NONE, lib.STOP_UNTIL
-PRE, POST, FAULT, TRAP, IMPORT = (
+PRE, POST, FAULT, TRAP, IMPORT = (  # PRE is 0
     lib.CALLBACK_PRE, lib.CALLBACK_POST, lib.CALLBACK_FAULT, lib.CALLBACK_TRAP, lib.CALLBACK_IMPORT,
 )  # fmt: skip
 RAISED = lib.CALLBACK_RAISED
@@ -38,7 +38,6 @@ SCRATCH = 4096
 Handler = Callable[..., Any]
 _running: dict[int, Core] = {}
 _tags = count(1)
-_frame_of = lib.machine_frame
 
 
 class Layout(NamedTuple):
@@ -72,12 +71,14 @@ def _callback(tag: int, kind: int, index: int, arg: int) -> int:
     core = _running[tag]
     try:
         regs = core.regs
-        regs._frame = _frame_of(core._m)
-        if kind == PRE:
+        if regs._frame is NO_FRAME:
+            core.find_frame()
+        if not kind:
             handler, probe = core.pre[index]
             handler(probe, regs)
             return core.verdict
-        return core.serve[kind](index, arg) or core.verdict
+        served = core.serve[kind](index, arg)
+        return core.verdict or served
     except BaseException as exception:
         core.keep(exception, kind, index)
         return RAISED
@@ -109,6 +110,7 @@ class Core:
         self._until: int | None = None
         self._scratch = ffi.new("uint8_t[]", SCRATCH)
         self._scratch_bytes = ffi.buffer(self._scratch)
+        self._word = ffi.new("uint32_t *")
         self.verdict = 0
         self.exception: BaseException | None = None
         self.regs = PtRegs(self)
@@ -172,7 +174,7 @@ class Core:
             if not self._depth:
                 del _running[self.tag]
                 self._thread = None
-                self.regs._frame = NO_FRAME
+                self.regs._point_to(NO_FRAME)
         if reason == lib.STOP_MEMORY:
             raise MemoryError("the host is out of memory for the guest's pages or decoded code")
         if reason == lib.STOP_PYTHON:
@@ -199,6 +201,7 @@ class Core:
             raise RecursionError("calls inside handlers inside calls are nested too deeply")
         kept = self._until, self.verdict
         self.verdict = 0
+        self.regs._point_to(NO_FRAME)
         self.set_until(None)
         return kept
 
@@ -206,8 +209,15 @@ class Core:
         lib.machine_nest_end(self._m)
         self.set_until(kept[0])
         self.verdict = kept[1]
+        self.regs._point_to(NO_FRAME)
         if self._depth:
-            self.regs._frame = _frame_of(self._m)
+            self.find_frame()
+
+    def find_frame(self) -> None:
+        """Point regs to the frame of the handler that is running. At one depth of runs it is always the same."""
+        frame = lib.machine_frame(self._m)
+        if frame != ffi.NULL:
+            self.regs._point_to(frame)
 
     @property
     def icount(self) -> int:
@@ -227,9 +237,10 @@ class Core:
     def set_reg(self, number: int, value: int) -> int:
         return lib.machine_set_reg(self.handle, number, value)
 
-    def frame_address(self) -> int:
-        """Linear address of the running handler's frame."""
-        return self.regs._frame.address
+    def frame_address(self) -> int | None:
+        """Linear address of the running handler's frame, None where it has none."""
+        frame = lib.machine_frame(self.handle)
+        return None if frame == ffi.NULL else frame.address
 
     def peek(self, address: int, size: int) -> bytes:
         """The bytes from address up to the first unmapped page."""
@@ -239,6 +250,13 @@ class Core:
         data = bytearray(size)
         done = lib.machine_peek(self.handle, address, ffi.from_buffer("uint8_t[]", data, require_writable=True), size)
         return bytes(memoryview(data)[:done])
+
+    def peek32(self, address: int) -> int | None:
+        """The word at an address, None where memory ends."""
+        if self._closed:
+            raise RuntimeError("the machine is closed")
+        found = self._word
+        return found[0] if lib.machine_peek(self._m, address, found, 4) == 4 else None
 
     def poke(self, address: int, data: bytes | bytearray | memoryview) -> int:
         """Store bytes up to the first unmapped page; how many were stored."""
@@ -340,9 +358,16 @@ class Core:
         return 1 if serve is not None and serve(self.regs) else 0
 
     def _import(self, index: int, arg: int) -> int:
-        value = self.imports[index]()
-        lib.machine_set_reg(self._m, 0, value)
-        return 0
+        lib.machine_set_reg(self._m, 0, self.imports[index]())
+        if self.verdict:
+            self._return()
+        return 1
+
+    def _return(self) -> None:
+        """Return from an import's stub: C does not when the run ends there, and would call it again."""
+        esp = lib.machine_get_reg(self._m, 4)
+        lib.machine_set_reg(self._m, 8, int.from_bytes(self.peek(esp, 4), "little"))
+        lib.machine_set_reg(self._m, 4, esp + 4 & 0xFFFFFFFF)
 
 
 def _unregistered(probe: object, regs: PtRegs) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from operator import index
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,14 @@ def argument(value: object) -> int:
     return word(index(value))  # type: ignore[arg-type]
 
 
-def call(machine: Machine, function: int, args: tuple[object, ...], convention: str, limit: int | None) -> int:
+def call(
+    machine: Machine,
+    function: int,
+    args: tuple[object, ...],
+    convention: str,
+    limit: int | None,
+    progress: Callable[[int], object] | None,
+) -> int:
     """Run a function to its return on the current stack and put the CPU back as it was; its eax."""
     if convention not in CONVENTIONS:
         raise ValueError(f"a calling convention is cdecl or regparm3, not {convention!r}")
@@ -43,8 +51,9 @@ def call(machine: Machine, function: int, args: tuple[object, ...], convention: 
     in_registers = words[: CONVENTIONS[convention]]
     on_stack = words[CONVENTIONS[convention] :]
     esp = machine.regs.esp
-    if core.in_handler:
-        esp = min(esp, core.frame_address())
+    frame_address = core.frame_address()
+    if frame_address is not None:
+        esp = min(esp, frame_address)
     # The ABI has the arguments begin at a multiple of 16.
     arguments = (esp - 4 * len(on_stack)) & ~15
     frame = struct.pack(f"<{len(on_stack) + 1}I", core.layout.call_return, *on_stack)
@@ -56,7 +65,7 @@ def call(machine: Machine, function: int, args: tuple[object, ...], convention: 
         machine.regs.esp = arguments - 4
         machine.regs.eflags &= ~(DF | TF | NT)
         machine.regs.eip = function
-        stop = machine._loop(limit, None)
+        stop = machine._loop(limit, progress)
         if stop.reason is StopReason.UNTIL:
             return machine.regs.eax
         where = machine.symbols.describe(function)

@@ -70,7 +70,7 @@ class FetchArg:
 
 
 def parse_fetch(text: str, name: str = "") -> FetchArg:
-    """Parse ``[NAME=]fetch[:TYPE]``. A ValueError shows the text and points at the column."""
+    """Parse ``[NAME=]fetch[:TYPE]``. A ValueError names the column at which it goes wrong."""
     return _Parser(text).argument(name)
 
 
@@ -85,7 +85,7 @@ class _Parser:
 
     def fail(self, message: str, at: int | None = None) -> ValueError:
         column = self.at if at is None else at
-        return ValueError(f"bad fetch argument: {message}\n  {self.text}\n  {' ' * column}^")
+        return ValueError(f"bad fetch argument {self.text!r}, column {column + 1}: {message}")
 
     def match(self, pattern: str) -> str | None:
         """Take what a pattern matches here."""

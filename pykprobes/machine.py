@@ -198,14 +198,19 @@ class Machine:
         return self._loop(index(n), None)
 
     def call(
-        self, function: int | str, *args: object, convention: str = "cdecl", max_instructions: int | None = None
+        self,
+        function: int | str,
+        *args: object,
+        convention: str = "cdecl",
+        max_instructions: int | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> int:
         """Call a guest function and return its eax; registers are afterwards as before, also inside handlers.
 
         MachineFault when it does not return: its ``stop`` says why, its ``regs`` are those at that moment.
         """
         self._core.handle  # noqa: B018 - a closed machine is reported first
-        return calls.call(self, self.address(function), args, convention, _limit(max_instructions))
+        return calls.call(self, self.address(function), args, convention, _limit(max_instructions), progress)
 
     def stop(self) -> None:
         """In a handler: end the run with the reason STOPPED once the handler has returned."""

@@ -101,6 +101,10 @@ class Memory:
 
     def u32(self, address: int) -> int:
         """The 32-bit number at an address."""
+        if 0 <= address <= TOP - 4:
+            value = self._core.peek32(address)
+            if value is not None:
+                return value
         return int.from_bytes(self.read(address, 4), "little")
 
     def u64(self, address: int) -> int:

@@ -204,12 +204,20 @@ class ProbeTable:
         where = f"{probe.place} ({address:#x})" if probe.symbol else probe.place
         return {
             errno.EEXIST: f"{where} has a probe already: {self._by_address.get(address)!r}",
-            errno.EINVAL: f"{where} cannot be probed: no memory is mapped there",
+            errno.EINVAL: f"{where} cannot be probed: {self._why_not(address)}",
             errno.ENOSYS: "kprobes are off in this machine: make it with kprobes='fixed' or '2.5.26'",
             errno.ENOMEM: f"the host has no memory for a probe at {where}",
             errno.EDEADLK: f"{where}: a handler holds the lock of the 2.5.26 kprobes, this would wait for it forever",
             errno.ENOENT: f"{where} is not registered",
         }.get(code, f"{where} cannot be probed: {errno.errorcode.get(code, code)}")
+
+    def _why_not(self, address: int) -> str:
+        byte = self._machine._core.peek(address, 1)
+        if not byte:
+            return "no memory is mapped there"
+        if byte[0] == BREAKPOINT:
+            return "the program has a breakpoint of its own there"
+        return "it belongs to the built-in kernel side"
 
     def _check_boundary(self, probe: Kprobe, address: int) -> None:
         """EILSEQ when the symbol over an address, decoded from its start, has no instruction there."""

@@ -43,7 +43,8 @@ class AddressSpace:
 
     def __init__(self, core: Core, ram: int) -> None:
         self._core = core
-        self._regions = [Region(0, ram, "RAM")]
+        # Under the built-in kernel the first page is not mapped: null pointers fault.
+        self._regions = [Region(PAGE if core.layout else 0, ram, "RAM")]
         self._arena = self._arena_end = 0
         if core.layout:
             layout = core.layout

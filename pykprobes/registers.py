@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from ._core import Frame
+    from ._core import PtRegs as FrameRegs
     from .binding import Core
 
 GPR = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
@@ -107,20 +108,26 @@ class _Word:
 
 def _word(name: str) -> _Word:
     def setter(self: PtRegs, value: int) -> None:
-        setattr(self._frame.regs, name, word(value))
+        try:
+            setattr(self._regs, name, value)
+        except OverflowError:
+            setattr(self._regs, name, word(value))
 
     # attrgetter keeps a read within C: a handler's reads are on the path that is measured in nanoseconds.
-    return cast(_Word, property(attrgetter("_frame.regs." + name), setter, doc=f"{name} of the interrupted code"))
+    return cast(_Word, property(attrgetter("_regs." + name), setter, doc=f"{name} of the interrupted code"))
 
 
 class NoFrame:
     """Stands in for the frame while no handler runs."""
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
         raise RuntimeError("regs are those of a running handler: keep the values, not the object")
 
 
 NO_FRAME = cast("Frame", NoFrame())
+NO_REGS = cast("FrameRegs", NoFrame())
 
 
 class PtRegs:
@@ -130,11 +137,15 @@ class PtRegs:
     on top of the interrupted stack, and ``sp`` is the interrupted stack pointer itself.
     """
 
-    __slots__ = ("_core", "_frame")
+    __slots__ = ("_core", "_frame", "_regs")
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._frame = NO_FRAME
+        self._point_to(NO_FRAME)
+
+    def _point_to(self, frame: Frame) -> None:
+        self._frame = frame
+        self._regs = NO_REGS if frame is NO_FRAME else frame.regs
 
     ebx, ecx, edx, esi = _word("ebx"), _word("ecx"), _word("edx"), _word("esi")
     edi, ebp, eax = _word("edi"), _word("ebp"), _word("eax")
@@ -145,7 +156,7 @@ class PtRegs:
     @property
     def user_mode(self) -> bool:
         """Did the trap interrupt ring 3 or virtual-8086 code?"""
-        regs = self._frame.regs
+        regs = self._regs
         return bool(regs.cs & 3 or regs.eflags & 0x20000)
 
     @property
@@ -168,16 +179,13 @@ class PtRegs:
 
     def _get_slot(self, name: str) -> int:
         """In ring 0 the slots are the interrupted stack itself: memory is right even when a handler wrote to it."""
-        copy: int = getattr(self._frame.regs, name)
-        if self.user_mode:
-            return copy
-        data = self._core.peek(self._frame.address + SLOTS[name] & 0xFFFFFFFF, 4)
-        return int.from_bytes(data, "little") if len(data) == 4 else copy
+        found = None if self.user_mode else self._core.peek32(self._frame.address + SLOTS[name] & 0xFFFFFFFF)
+        return int(getattr(self._regs, name)) if found is None else found
 
     def _set_slot(self, name: str, value: int) -> None:
         value = word(value)
         if self.user_mode:
-            setattr(self._frame.regs, name, value)
+            setattr(self._regs, name, value)
         else:
             self._core.poke(self._frame.address + SLOTS[name] & 0xFFFFFFFF, value.to_bytes(4, "little"))
 
@@ -190,7 +198,7 @@ class PtRegs:
     def sp(self, value: int) -> None:
         if not self.user_mode:
             raise ValueError("a trap in ring 0 has no stack pointer in its frame: sp cannot be changed")
-        self._frame.regs.esp = word(value)
+        self._regs.esp = word(value)
 
     def __repr__(self) -> str:
         names = [name for name in FRAME if name not in ("orig_eax", "ss")]

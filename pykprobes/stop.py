@@ -21,6 +21,7 @@ class StopReason(Enum):
     SHUTDOWN = 6
     RESET = 7
     UNIMPLEMENTED = 8
+    LOOP = 11
 
 
 VECTORS = {
@@ -49,6 +50,7 @@ WORDS = {
     StopReason.STOPPED: "was stopped by a handler at",
     StopReason.SHUTDOWN: "shut down (a fault in the delivery of a double fault) at",
     StopReason.RESET: "was reset by the guest at",
+    StopReason.LOOP: "would loop forever in the 2.5.26 probe code (a probe on a breakpoint of the program's own) at",
     StopReason.UNIMPLEMENTED: "met an instruction that pykprobes does not do yet at",
 }
 
@@ -96,7 +98,7 @@ class Stop:
         name, advice = VECTORS[self.vector]
         text = f"{name} at {where}"
         if self.vector == 14:
-            kind = "fetching from" if self.eip == self.address else "writing" if self.error_code & 2 else "reading"
+            kind = "writing" if self.error_code & 2 else "fetching" if self.eip == self.address else "reading"
             cause = "is protected" if self.error_code & 1 else "is not mapped"
             text += f", {kind} {self.address:#x} which {cause}"
         elif self.error_code:

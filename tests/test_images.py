@@ -235,7 +235,7 @@ def test_kernel_runs_the_same_twice() -> None:
     assert digest() == digest()
 
 
-@pytest.mark.parametrize("period", [200, 777, 100_000])
+@pytest.mark.parametrize("period", [300, 777, 100_000])
 def test_kernel_results_do_not_depend_on_the_tick(period: int) -> None:
     machine = load("kernel")
     machine.timer(0x20, period)
@@ -248,3 +248,18 @@ def test_kernel_without_a_timer_waits_for_its_sleeper() -> None:
     assert stop.reason in (StopReason.HALT, StopReason.LIMIT)
     assert word(machine, "ticks") == 0
     assert [task[1] for task in tasks(machine)] == [2, 2, 2, 1, 2]
+
+
+def test_kernel_on_a_bare_machine_turns_paging_on() -> None:
+    machine = Machine(memory=1 << 20, kernel=None)
+    flat = struct.pack("<6I", 0, 0, 0xFFFF, 0x00CF9A00, 0xFFFF, 0x00CF9200)  # null, code, data: 4 GiB, ring 0
+    machine.memory.write(0x1000, flat)
+    machine.regs.gdtr_base = 0x1000
+    machine.regs.gdtr_limit = len(flat) - 1
+    machine.regs.cr0 = 1
+    machine.regs.cs = 0x08
+    machine.regs.ds = machine.regs.es = machine.regs.ss = 0x10
+    machine.load(str(IMAGES / "kernel.elf"))
+    machine.timer(0x20, TICK)
+    check_kernel(machine)
+    assert machine.regs.cr0 & 0x80000001 == 0x80000001

@@ -12,28 +12,13 @@
 #define FIBONACCI 23
 #define TAK 10, 6, 2
 
-static u32 crc_table[256];
+/* examples/guest/checksum.c */
+void crc32_init(void);
+u32 crc32(u32 crc, const u8 *buf, u32 len);
+
 static u8 bytes[BYTES];
 static u32 words[WORDS];
 static u8 composite[NUMBERS];
-
-PROBEABLE void crc_init(void)
-{
-    for (u32 n = 0; n < 256; n++) {
-        u32 c = n;
-        for (u32 bit = 0; bit < 8; bit++)
-            c = c & 1 ? 0xEDB88320u ^ (c >> 1) : c >> 1;
-        crc_table[n] = c;
-    }
-}
-
-PROBEABLE u32 crc(u32 crc, const u8 *buf, u32 len)
-{
-    crc = ~crc;
-    while (len--)
-        crc = crc_table[(crc ^ *buf++) & 0xFF] ^ (crc >> 8);
-    return ~crc;
-}
 
 PROBEABLE void quicksort(u32 *low, u32 *high)
 {
@@ -91,11 +76,11 @@ PROBEABLE u32 fill(u32 state)
 PROBEABLE u32 checksum_work(u32 rounds)
 {
     u32 sum = 0;
-    crc_init();
+    crc32_init();
     for (u32 i = 0; i < BYTES; i++)
         bytes[i] = (u8)(i * 31);
     while (rounds--)
-        sum = crc(sum, bytes, BYTES);
+        sum = crc32(sum, bytes, BYTES);
     return sum;
 }
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from .case import BASE, FAULT, FLAG_NAMES, GPRS, LIMIT, OUTCOMES, REGIONS, UNTIL, Case, Result, Step
-from .undefined import COMPARED, DEST, effect, identify
+from .case import FAULT, FLAG_NAMES, GPRS, LIMIT, OUTCOMES, REGIONS, TF, UNTIL, Case, Result, Step
+from .undefined import COMPARED, DEST, PARTIAL, effect, identify
 
 
 class Engine(Protocol):
@@ -20,6 +20,7 @@ class Engine(Protocol):
     def icount(self) -> int: ...
     def sregs(self) -> tuple[int, ...]: ...
     def memory(self, address: int, size: int) -> bytes: ...
+    def foreign(self, address: int) -> bool: ...
 
 
 @dataclass
@@ -99,6 +100,22 @@ def _memory_difference(engine: Engine, native: Result) -> str:
     return ""
 
 
+def _beyond(native: Result, engine: Engine) -> bool:
+    """Did a wild access fault natively where the engine's own kernel has memory?"""
+    return native.outcome == FAULT and native.vector == 14 and engine.foreign(native.address)
+
+
+def _may_store_partly(native: Result) -> bool:
+    """Did an instruction fault of which undefined.PARTIAL leaves open what it has stored?"""
+    if native.outcome != FAULT:
+        return False
+    for start, data in native.memory.items():
+        if start <= native.eip < start + len(data):
+            d = identify(bytes(data[native.eip - start : native.eip - start + 15]))
+            return d is not None and any(d.form.name in names.split() for names, _reason in PARTIAL)
+    return False
+
+
 def loads_ss(insn: bytes) -> bool:
     """MOV SS and POP SS hold off the single-step trap: one native step is two instructions (SDM vol. 3, 6.8.3)."""
     d = identify(insn)
@@ -126,20 +143,18 @@ def compare_steps(case: Case, native: Result, engine: Engine) -> Difference | No
             return Difference(number, text, step.insn)
         if (eflags ^ step.eflags) & p.taint[number]:
             engine.set_eflags(eflags & ~p.taint[number] | step.eflags & p.taint[number])
-    if not p.complete:
+    if not p.complete or _beyond(native, engine):
         return None
     fault = engine.step() if native.outcome == FAULT else None
-    return _compare_end(case, native, engine, fault, p, extra)
+    return _compare_end(native, engine, fault, p, extra)
 
 
-def _compare_end(
-    case: Case, native: Result, engine: Engine, fault: Fault | None, p: Plan, extra: int
-) -> Difference | None:
+def _compare_end(native: Result, engine: Engine, fault: Fault | None, p: Plan, extra: int) -> Difference | None:
     last = native.steps[-1].insn if native.steps and native.outcome != FAULT else b""
     text = _fault_difference(native, fault)
     if not text:
         text = _differences(native, *engine.state(), p.taint[-1] if p.taint else 0)
-    if not text:
+    if not text and not _may_store_partly(native):
         text = _memory_difference(engine, native)
     if not text and engine.sregs() != native.sregs:
         text = f"es cs ss ds fs gs {[hex(s) for s in engine.sregs()]}, CPU {[hex(s) for s in native.sregs]}"
@@ -154,7 +169,7 @@ def _compare_end(
 def compare_run(case: Case, native: Result, engine: Engine) -> Difference | None:
     """Run both to the end, and compare all that is left. None too if an undefined value decides the run."""
     p = plan(case, native)
-    if not p.complete or native.eflags & 0x100:
+    if not p.complete or native.eflags & TF or _beyond(native, engine):
         return None
     extra = sum(loads_ss(step.insn) for step in native.steps)
     engine.load(case)
@@ -162,6 +177,6 @@ def compare_run(case: Case, native: Result, engine: Engine) -> Difference | None
     wanted = native.outcome
     if outcome != wanted:
         return Difference(-1, f"run ended by {OUTCOMES[outcome]} {fault or ''}, CPU {OUTCOMES[wanted]}")
-    return _compare_end(case, native, engine, fault, p, extra)
+    return _compare_end(native, engine, fault, p, extra)
 
 

@@ -81,5 +81,8 @@ class Unicorn:
     def sregs(self) -> tuple[int, ...]:
         return (0x2B, 0x23, 0x2B, 0x2B, 0x2B, 0)
 
+    def foreign(self, address: int) -> bool:
+        return False
+
     def memory(self, address: int, size: int) -> bytes:
         return bytes(self.uc.mem_read(address, size))

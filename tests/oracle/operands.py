@@ -53,7 +53,7 @@ def target(rng: random.Random, size: int, aligned: bool) -> int:
         return READONLY + rng.choice((rng.randrange(0xFF0), 0x1000 - rng.randrange(size + 1)))
     if pick < 0.94 and not aligned:
         return rng.choice((DATA + 0x2000, STACK + 0x2000, DATA, READONLY)) - rng.randrange(size + 1)
-    return rng.choice((0, 0x40000000, 0xBFFFFFF8, 0x21000000, DATA + 0x3000))
+    return rng.choice((0, 0x40000000, 0xA0000000, 0x21000000, DATA + 0x3000))
 
 
 def point(rng: random.Random, regs: list[int], address: int, fixed: Sequence[int] = (4,)) -> Mem:

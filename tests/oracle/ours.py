@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pykprobes import Machine, Stop, StopReason
 
 from .case import BASE, FAULT, GPRS, LIMIT, REGIONS, UNTIL, Case
@@ -12,12 +14,17 @@ _SREGS = ("es", "cs", "ss", "ds", "fs", "gs")
 
 
 class Ours:
-    """An Engine over pykprobes.Machine."""
+    """An Engine over pykprobes.Machine, in ring 3 as natively, or in ring 0 as kernel code."""
 
-    def __init__(self) -> None:
-        self.machine = Machine(memory=1 << 20)
+    def __init__(self, ring: int = 3, **options: Any) -> None:
+        # page 0, which is never mapped, is all of its RAM: nothing below LOW, as natively
+        self.machine = Machine(memory=4096, **options)
+        self.selectors = {3: (0x23, 0x2B), 0: (0x10, 0x18)}[ring]
         for address, size, protection in REGIONS:
             self.machine.map(address, size, "rwu" if protection & 2 else "ru")
+        layout = self.machine._core.layout
+        assert layout
+        self.kernel_memory = ((layout.stack_bottom, layout.stack_top | 0xFFF), (layout.window, layout.window_end))
         self.before = 0
 
     def load(self, case: Case) -> None:
@@ -26,14 +33,18 @@ class Ours:
             m.memory.write(address, data)
         for address, data in case.all_patches():
             m.memory.write(address, data)
-        r.cs = 0x23
-        r.ss = r.ds = r.es = 0x2B
-        r.fs, r.gs = case.fs, case.gs
+        r.cs, r.ss = self.selectors
+        r.ds = r.es = r.ss
+        r.fs, r.gs = (r.ss if case.fs else 0), case.gs
         for name, value in zip(GPRS, case.regs, strict=True):
             setattr(r, name, value)
         r.eflags = case.eflags
         r.eip = case.eip
         self.before = m.icount
+
+    def foreign(self, address: int) -> bool:
+        """Is there memory of the built-in kernel, where a native process has none?"""
+        return any(start <= address <= end for start, end in self.kernel_memory)
 
     @staticmethod
     def _fault(stop: Stop) -> Fault | None:
@@ -59,7 +70,8 @@ class Ours:
         return self.machine.icount - self.before
 
     def sregs(self) -> tuple[int, ...]:
-        return tuple(getattr(self.machine.regs, name) for name in _SREGS)
+        native = {self.selectors[0]: 0x23, self.selectors[1]: 0x2B}
+        return tuple(native.get(s, s) for s in (getattr(self.machine.regs, name) for name in _SREGS))
 
     def memory(self, address: int, size: int) -> bytes:
         return bytes(self.machine.memory.read(address, size))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from itertools import count
 
-from .case import CODE, DATA, LOW, READONLY, STACK_TOP, Case
+from .case import CODE, DATA, IF, LOW, READONLY, STACK_TOP, Case
 from .encode import (
     ADSIZE,
     CONDITIONS,
@@ -61,8 +61,10 @@ CALL_NEAR, CALL_RM, RET = _one("call", "Jv"), _one("call", "Ev"), _one("ret")
 class Program:
     """A random program in the making."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, tame: bool = False) -> None:
         self.rng = rng
+        self.tame = tame
+        self.items = _TAME if tame else _ITEMS
         self.out: list[Insn] = []
         self.taint = 0
         self.keys = count()
@@ -105,7 +107,7 @@ class Program:
 
     def item(self) -> None:
         pick = self.rng.random()
-        for share, method in _ITEMS:
+        for share, method in self.items:
             pick -= share
             if pick < 0:
                 method(self)
@@ -255,8 +257,10 @@ class Program:
             if rng.random() < 0.5:
                 self.plain()
             if form.name == "pushf" or rng.random() < 0.1:
-                # keep IF, clear TF, NT, AC and ID: the program must not step or align-check itself
-                self.add(_one("and", "Ev", "Iv"), rm=Mem(4, disp_size=0), imm=0x0000BEFF)
+                # clear TF, NT, AC and ID: the program must not step or align-check itself
+                self.add(_one("and", "Ev", "Iv"), rm=Mem(4, disp_size=0), imm=0x8EFF if self.tame else 0xBEFF)
+                if self.tame:
+                    self.add(_one("or", "Ev", "Iv"), rm=Mem(4, disp_size=0), imm=IF)
                 self.add(forms_named("popf")[0])
             else:
                 self.add(forms_named("pop")[0], reg=rng.choice(_FREE))
@@ -378,11 +382,13 @@ _ITEMS = (
     (0.06, Program.modify),
     (0.03, Program.odd),
 )
+_WILD = (Program.frame, Program.modify, Program.odd)
+_TAME = tuple(item for item in _ITEMS if item[1] not in _WILD)
 
 
-def sequence(seed: object) -> Case:
-    """The random program of a seed."""
-    return Program(random.Random(f"sequence {seed}")).build()
+def sequence(seed: object, tame: bool = False) -> Case:
+    """The random program of a seed. A tame one does not change its code, look below esp or care for its ring."""
+    return Program(random.Random(f"sequence {seed}"), tame).build()
 
 
 def rebuild(case: Case, program: list[Insn]) -> Case:

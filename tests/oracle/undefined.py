@@ -51,6 +51,11 @@ UNDEFINED = (
     ("aam aad", "always", OF | AF | CF, "SDM vol. 2 AAM, AAD: OF, AF and CF are undefined"),
 )
 
+PARTIAL = (
+    ("pusha enter callf", "SDM vol. 2 PUSHA, ENTER, CALL: a fault leaves registers alone, but not which slots below ESP were written"),
+)
+"""Instructions that store more than once, and may have stored something when they fault; and why."""
+
 _CC_READS = (OF, OF, CF, CF, ZF, ZF, CF | ZF, CF | ZF, SF, SF, PF, PF, SF | OF, SF | OF, ZF | SF | OF, ZF | SF | OF)
 
 EFFECTS: dict[str, tuple[int, int]] = {

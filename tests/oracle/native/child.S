@@ -25,7 +25,7 @@ _start:
         test    %ecx, %ecx
         jz      2f
         mov     8(%ebp), %edx           /* protection */
-        mov     $0x11, %esi             /* MAP_SHARED | MAP_FIXED */
+        mov     $0x8011, %esi           /* MAP_SHARED | MAP_FIXED | MAP_POPULATE: faults tell absent from protected */
         mov     $3, %edi
         mov     %ebp, %esp              /* kept where no stack is needed */
         mov     12(%ebp), %ebp          /* offset in pages */

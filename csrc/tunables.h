@@ -1,6 +1,6 @@
-/* limits.h: every tunable number of the engine in one place. */
-#ifndef PYK_LIMITS_H
-#define PYK_LIMITS_H
+/* tunables.h: every tunable number of the engine in one place. */
+#ifndef PYK_TUNABLES_H
+#define PYK_TUNABLES_H
 
 #define PAGE_SHIFT 12
 #define PAGE_SIZE (1u << PAGE_SHIFT)
@@ -8,6 +8,7 @@
 
 #define TLB_BITS 8                         /* entries of one software TLB: 2^TLB_BITS */
 #define TLB_SIZE (1u << TLB_BITS)
+#define FETCH_TLB_SIZE 64                  /* pages whose code translation is remembered */
 #define JUMP_CACHE_BITS 10                 /* indirect-branch targets remembered */
 #define JUMP_CACHE_SIZE (1u << JUMP_CACHE_BITS)
 #define BLOCK_HASH_BITS 12                 /* buckets of the decoded-block table */

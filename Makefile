@@ -1,0 +1,40 @@
+# Every target needs python3, gcc and make; the first run puts what else is needed into $(VENV).
+PYTHON ?= python3
+VENV ?= $(or $(VIRTUAL_ENV),.venv)
+PY = $(VENV)/bin/python
+READY = $(VENV)/.pykprobes-
+SOURCES = setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.def csrc/*.py)
+ASAN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" PYTHONPATH=build/asan \
+	PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+
+.PHONY: demo test bench asan fuzz lint clean
+
+demo: $(READY)cli
+	@$(PY) -m pykprobes demo
+
+test: $(READY)test
+	$(PY) -m pytest -q --doctest-modules pykprobes tests $(ARGS)
+
+bench: $(READY)bench
+	$(PY) -m pytest -q bench $(ARGS)
+
+asan: $(READY)test
+	PYK_SANITIZE=1 $(PY) setup.py -q build --build-base build/asan-base --build-lib build/asan
+	$(ASAN) $(VENV)/bin/pytest -q -p no:cacheprovider tests $(ARGS)
+
+fuzz: $(READY)test
+	PYK_FUZZ=1 $(PY) -m pytest -q tests -k "fuzz or oracle" $(ARGS)
+
+lint: $(READY)dev
+	$(PY) -m ruff check . && $(PY) -m ruff format --check pykprobes setup.py csrc && $(PY) -m mypy
+
+clean:
+	rm -rf build dist *.egg-info .venv pykprobes/_core*.so
+
+# The package in development mode with the extra that the name says, built again when a source is newer.
+$(READY)%: pyproject.toml $(SOURCES) | $(PY)
+	$(PY) -m pip install -q --disable-pip-version-check -e '.[$*]'
+	@touch $@
+
+$(PY):
+	$(PYTHON) -m venv $(VENV) || $(PYTHON) -m virtualenv $(VENV)

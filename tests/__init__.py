@@ -1,0 +1,1 @@
+"""Tests; a package, so that the oracles in tests/oracle can be imported."""

@@ -1,0 +1,25 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pykprobes import Machine
+from pykprobes.cli import shipped_images
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    """A machine with the built-in kernel side and 1 MiB of RAM."""
+    with Machine(memory=1 << 20) as m:
+        yield m
+
+
+@pytest.fixture
+def checksum() -> Iterator[Machine]:
+    """A machine with the shipped image of checksum functions."""
+    with Machine() as m:
+        m.load(shipped_images()["checksum"])
+        yield m

@@ -1,0 +1,27 @@
+"""Random programs against the real CPU, stepped and run; `make fuzz` does more of them."""
+
+import pytest
+
+from .oracle.case import UNTIL
+from .oracle.checks import assert_same, need_native
+from .oracle.ours import Ours
+from .oracle.sequences import sequence
+
+CHUNKS, CHUNK = 28, 1000
+
+
+@pytest.fixture(scope="module")
+def engine():
+    need_native()
+    return Ours()
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_sequences(engine, chunk):
+    assert_same((sequence(chunk * CHUNK + i) for i in range(CHUNK)), engine, smaller=True)
+
+
+def test_sequences_in_ring_0():
+    need_native()
+    cases = (sequence(f"ring 0 {i}", tame=True) for i in range(2000))
+    assert_same(cases, Ours(ring=0), wanted=lambda case, result: result.outcome == UNTIL)

@@ -1,0 +1,39 @@
+"""The README's example runs, and its commands exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pykprobes.cli import main
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def test_example(capsys: pytest.CaptureFixture[str]) -> None:
+    examples = blocks("python")
+    assert examples
+    for example in examples:
+        exec(compile(example, str(README), "exec"), {"__name__": "readme"})
+    out = capsys.readouterr().out
+    assert "256 calls of adler32, the longest over 8093 bytes" in out
+    assert "█" in out
+
+
+def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those on shipped images; the others need a library that may not be here."""
+    import shlex
+
+    commands = re.findall(r"^    pykprobes (.*)$", README.read_text(), re.MULTILINE)
+    assert len(commands) >= 3
+    for command in commands:
+        arguments = shlex.split(command)
+        if arguments[1] == "checksum":
+            assert main(arguments) == 0
+            assert capsys.readouterr().out
