@@ -9,11 +9,11 @@ ASAN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=l
 
 .PHONY: demo test bench asan fuzz lint clean
 
-demo: $(READY)cli
+demo: $(READY)test
 	@$(PY) -m pykprobes demo
 
 test: $(READY)test
-	$(PY) -m pytest -q --doctest-modules pykprobes tests $(ARGS)
+	$(PY) -m pytest -q tests $(ARGS)
 
 bench: $(READY)bench
 	$(PY) -m pytest -q bench $(ARGS)
@@ -23,7 +23,7 @@ asan: $(READY)test
 	$(ASAN) $(VENV)/bin/pytest -q -p no:cacheprovider tests $(ARGS)
 
 fuzz: $(READY)test
-	PYK_FUZZ=1 $(PY) -m pytest -q tests -k "fuzz or oracle" $(ARGS)
+	$(PY) -m tests.fuzz $(ARGS)
 
 lint: $(READY)dev
 	$(PY) -m ruff check . && $(PY) -m ruff format --check pykprobes setup.py csrc && $(PY) -m mypy

@@ -33,6 +33,7 @@ enum sreg { ES, CS, SS, DS, FS, GS, LDTR, TR, SREG_COUNT };
 
 /* DR6, DR7 (SDM vol. 3, 17.2) */
 #define DR6_FIXED 0xFFFF0FF0u
+#define DR6_BREAKS 0x0000000Fu
 #define DR6_BD 0x00002000u
 #define DR6_BS 0x00004000u
 #define DR6_BT 0x00008000u

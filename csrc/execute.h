@@ -24,7 +24,7 @@
 
 /* Sanitizer and debug builds cannot rely on tail calls: a handler then stores where to go on and returns. */
 #ifdef LOOP_DISPATCH
-#define DISPATCH(o, r, x, k) do { cpu->next = (o); cpu->fl = (struct lazy_flags){r, x, k}; return; } while (0)
+#define DISPATCH(o, r, x, k) do { (void)tlb; cpu->next = (o); cpu->fl = (struct lazy_flags){r, x, k}; return; } while (0)
 #else
 #define DISPATCH(o, r, x, k) return (o)->fn(cpu, (o), tlb, r, x, k)
 #endif

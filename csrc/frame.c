@@ -29,13 +29,18 @@ struct frame *machine_frame(machine *m)
 /* The general registers in frame order, ebx to eax. */
 static const u8 frame_gpr[] = {EBX, ECX, EDX, ESI, EDI, EBP, EAX};
 
-static void fill_registers(const struct cpu *cpu, struct pt_regs *regs)
+/* Words of the frame in guest memory, one by one: the CPU has just pushed some as words, and a wider load would have
+ * to wait for them to leave the host's store buffer. */
+struct __attribute__((packed)) guest_word {
+    u32 value;
+};
+ALWAYS_INLINE u32 word_load(const u8 *host, u32 offset)
 {
-    u32 *word = (u32 *)regs;
-    for (unsigned i = 0; i < sizeof frame_gpr; i++)
-        word[i] = cpu->gpr[frame_gpr[i]];
-    regs->ds = cpu->seg[DS].selector;
-    regs->es = cpu->seg[ES].selector;
+    return ((const volatile struct guest_word *)(host + offset))->value;
+}
+ALWAYS_INLINE void word_store(u8 *host, u32 offset, u32 value)
+{
+    ((volatile struct guest_word *)(host + offset))->value = value;
 }
 
 static void load_registers(struct cpu *cpu, const struct pt_regs *regs)
@@ -65,23 +70,44 @@ static void peek_above(struct cpu *cpu, u32 lin, struct pt_regs *regs)
     mmu_peek(cpu, lin + FRAME_ESP, &regs->esp, 8);
 }
 
+/* What the stub pushes, into the copy. */
+ALWAYS_INLINE void fill(const struct cpu *cpu, struct pt_regs *regs, u32 orig_eax)
+{
+    u32 *word = (u32 *)regs;
+    for (unsigned i = 0; i < sizeof frame_gpr; i++)
+        word[i] = cpu->gpr[frame_gpr[i]];
+    regs->ds = cpu->seg[DS].selector;
+    regs->es = cpu->seg[ES].selector;
+    regs->orig_eax = orig_eax;
+}
+
+static void push_fast(const struct cpu *cpu, u8 *host, struct pt_regs *regs, u32 orig_eax, u32 *ret_error)
+{
+    *ret_error = word_load(host, FRAME_EIP - 4);
+    for (unsigned i = 0; i < sizeof frame_gpr; i++)
+        word_store(host, 4 * i, cpu->gpr[frame_gpr[i]]);
+    word_store(host, offsetof(struct pt_regs, ds), cpu->seg[DS].selector);
+    word_store(host, offsetof(struct pt_regs, es), cpu->seg[ES].selector);
+    word_store(host, FRAME_EIP - 4, orig_eax);
+    fill(cpu, regs, orig_eax);
+    for (u32 at = FRAME_EIP; at < sizeof *regs; at += 4)
+        *(u32 *)((u8 *)regs + at) = word_load(host, at);
+}
+
 /* A frame that is not within one writable page of the TLB. */
-static COLD bool access_slow(struct cpu *cpu, u32 lin, struct pt_regs *regs)
+static COLD bool push_slow(struct cpu *cpu, u32 lin, struct pt_regs *regs, u32 orig_eax, u32 *ret_error)
 {
     u32 *word = (u32 *)regs;
     if (!lin_check_write(cpu, lin, 4 * FRAME_SAVED, 0))
         return false;
-    for (unsigned i = FRAME_SAVED - 1; i < 13; i++)
+    for (unsigned i = FRAME_SAVED - 1; i < FRAME_ESP / 4; i++)
         if (!lin_read(cpu, lin + 4 * i, 4, 0, &word[i]))
             return false;
     peek_above(cpu, lin, regs);
+    *ret_error = regs->orig_eax;
+    fill(cpu, regs, orig_eax);
+    mmu_poke(cpu, lin, regs, 4 * FRAME_SAVED);
     return true;
-}
-
-static void complete(const struct cpu *cpu, const struct frame_stub *stub, struct pt_regs *regs)
-{
-    fill_registers(cpu, regs);
-    regs->orig_eax = stub->orig_eax_is_eax ? cpu->gpr[EAX] : stub->orig_eax;
 }
 
 bool frame_save_all(struct machine *m, struct live_frame *lf, const struct frame_stub *stub, u32 *ret_error)
@@ -89,6 +115,7 @@ bool frame_save_all(struct machine *m, struct live_frame *lf, const struct frame
     struct cpu *cpu = m->cpu;
     u32 mask = stack_mask(&cpu->seg[SS]), pushed = FRAME_EIP - (stub->error_code ? 4 : 0);
     u32 low = (cpu->gpr[ESP] & mask) - pushed, lin;
+    u32 orig_eax = stub->orig_eax_is_eax ? cpu->gpr[EAX] : stub->orig_eax;
     struct pt_regs *regs = &lf->frame.regs;
 
     if (low > mask || !seg_linear(cpu, SS, low, FRAME_ESP, ACCESS_WRITE, &lin)) {
@@ -96,19 +123,12 @@ bool frame_save_all(struct machine *m, struct live_frame *lf, const struct frame
         return false;
     }
     u8 *host = tlb_host(cpu, lin, sizeof *regs, ACCESS_WRITE);
-    if (likely(host)) {
-        memcpy(&regs->orig_eax, host + FRAME_EIP - 4, sizeof *regs - (FRAME_EIP - 4));
-    } else if (!access_slow(cpu, lin, regs)) {
-        return false;
-    }
-    *ret_error = stub->error_code ? regs->orig_eax : 0;
-    complete(cpu, stub, regs);
     if (likely(host))
-        memcpy(host, regs, 4 * FRAME_SAVED);
-    else
-        mmu_poke(cpu, lin, regs, 4 * FRAME_SAVED);
-
-    lf->seen = *regs;
+        push_fast(cpu, host, regs, orig_eax, ret_error);
+    else if (!push_slow(cpu, lin, regs, orig_eax, ret_error))
+        return false;
+    if (!stub->error_code)
+        *ret_error = 0;
     lf->on_stack = true;
     lf->frame.address = lin;
     lf->frame.sp = frame_is_user(&lf->frame) ? regs->esp : low + FRAME_ESP;
@@ -119,26 +139,68 @@ bool frame_save_all(struct machine *m, struct live_frame *lf, const struct frame
     return true;
 }
 
-/* Both ways between the handlers' copy and guest memory; the copy's changes win. */
-static void exchange(struct cpu *cpu, struct live_frame *lf, bool both)
+bool frame_enter(struct machine *m, struct live_frame *lf, u32 orig_eax)
+{
+    struct cpu *cpu = m->cpu;
+    const struct segment *ss = &cpu->seg[SS], *data = &m->kernel->data;
+    struct pt_regs *regs = &lf->frame.regs;
+    u32 low = cpu->gpr[ESP] - FRAME_ESP, unused;
+    u8 *host = tlb_host(cpu, low, sizeof *regs, ACCESS_WRITE);
+
+    if (unlikely(!host || !same_segment(&cpu->seg[CS], &m->kernel->code) || !same_segment(ss, data)))
+        return false;
+    word_store(host, FRAME_EIP, cpu->eip);
+    word_store(host, offsetof(struct pt_regs, cs), cpu->seg[CS].selector);
+    word_store(host, offsetof(struct pt_regs, eflags), cpu_eflags(cpu) & ~EFLAGS_RF);
+    push_fast(cpu, host, regs, orig_eax, &unused);
+    lf->on_stack = true;
+    lf->frame.address = lf->esp = low;
+    lf->frame.sp = low + FRAME_ESP;
+    cpu->gpr[ESP] = low;
+    load_kernel_data(cpu, data);
+    return true;
+}
+
+/* The words of a frame that C itself may change. */
+static const u8 changed_by_c[] = {FRAME_EIP, offsetof(struct pt_regs, eflags), FRAME_ESP};
+
+static u8 *frame_host(struct cpu *cpu, const struct live_frame *lf)
+{
+    return tlb_host(cpu, lf->frame.address, sizeof lf->seen, ACCESS_WRITE | ACCESS_SYSTEM);
+}
+
+/* Bring guest memory up to what C made of the copy. */
+static void commit(struct cpu *cpu, struct live_frame *lf)
+{
+    u8 *host = frame_host(cpu, lf);
+
+    for (unsigned i = 0; i < sizeof changed_by_c; i++) {
+        u32 at = changed_by_c[i], value = *(const u32 *)((const u8 *)&lf->frame.regs + at);
+        if (unlikely(!host))
+            mmu_poke(cpu, lf->frame.address + at, &value, 4);
+        else if (word_load(host, at) != value)
+            word_store(host, at, value);
+    }
+}
+
+/* Both ways between the copy and guest memory; the copy's changes win. */
+static void exchange(struct cpu *cpu, struct live_frame *lf)
 {
     u32 *word = (u32 *)&lf->frame.regs, *seen = (u32 *)&lf->seen;
-    u8 *host = tlb_host(cpu, lf->frame.address, sizeof lf->seen, ACCESS_WRITE | ACCESS_SYSTEM);
+    u8 *host = frame_host(cpu, lf);
 
     for (unsigned i = 0; i < FRAME_WORDS; i++) {
         u32 lin = lf->frame.address + 4 * i;
-        if (word[i] != seen[i]) {
+        if (word[i] == seen[i]) {
             if (likely(host))
-                memcpy(host + 4 * i, &word[i], 4);
-            else
-                mmu_poke(cpu, lin, &word[i], 4);
-        } else if (both) {
-            if (likely(host))
-                memcpy(&word[i], host + 4 * i, 4);
+                word[i] = word_load(host, 4 * i);
             else
                 mmu_peek(cpu, lin, &word[i], 4);
+        } else if (likely(host)) {
+            word_store(host, 4 * i, word[i]);
+        } else {
+            mmu_poke(cpu, lin, &word[i], 4);
         }
-        seen[i] = word[i];
     }
 }
 
@@ -154,11 +216,21 @@ static void exchange_slots(struct cpu *cpu, struct live_frame *lf)
     seen->ss = regs->ss;
 }
 
+void frame_lend(struct machine *m, struct frame *f)
+{
+    struct live_frame *lf = (struct live_frame *)f;
+    if (lf->on_stack)
+        commit(m->cpu, lf);
+    else if (!frame_is_user(f))
+        exchange_slots(m->cpu, lf);
+    lf->seen = f->regs;
+}
+
 void frame_sync(struct machine *m, struct frame *f)
 {
     struct live_frame *lf = (struct live_frame *)f;
     if (lf->on_stack)
-        exchange(m->cpu, lf, true);
+        exchange(m->cpu, lf);
     else if (!frame_is_user(f))
         exchange_slots(m->cpu, lf);
 }
@@ -186,7 +258,7 @@ int frame_restore_all(struct machine *m, struct live_frame *lf)
     const struct pt_regs *regs = &lf->frame.regs;
     const struct kernel *k = m->kernel;
 
-    exchange(cpu, lf, false);
+    commit(cpu, lf);
     if (likely(regs->cs == k->code.selector && !(regs->eflags & EFLAGS_VM) && same_segment(&cpu->seg[CS], &k->code) &&
                regs->ds == k->data.selector && regs->es == k->data.selector && cpu->seg[SS].attr & SEG_DB)) {
         return_within(cpu, regs, lf->esp);
@@ -206,8 +278,7 @@ void frame_capture(struct machine *m, struct live_frame *lf)
     struct cpu *cpu = m->cpu;
     struct pt_regs *regs = &lf->frame.regs;
 
-    fill_registers(cpu, regs);
-    regs->orig_eax = cpu->gpr[EAX];
+    fill(cpu, regs, cpu->gpr[EAX]);
     regs->eip = cpu->eip;
     regs->cs = cpu->seg[CS].selector;
     regs->eflags = cpu_eflags(cpu);

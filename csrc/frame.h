@@ -27,9 +27,9 @@ _Static_assert(offsetof(struct pt_regs, orig_eax) == 36 && offsetof(struct pt_re
 
 struct live_frame {
     struct frame frame;         /* first: handlers get its address */
-    struct pt_regs seen;        /* the words as they stand in guest memory or registers */
+    struct pt_regs seen;        /* the words as Python got them; of a virtual frame, the slots as they are in memory */
     u32 esp;                    /* the kernel's stack pointer, at the frame's lowest word */
-    bool on_stack;              /* seen is guest memory at frame.address */
+    bool on_stack;              /* the frame is in guest memory at frame.address */
 };
 _Static_assert(offsetof(struct live_frame, frame) == 0, "a frame's address is its live_frame's");
 
@@ -52,9 +52,13 @@ void frame_end(struct machine *m);
 
 /* SAVE_ALL. False: cpu->fault is set and the CPU unchanged. ret_error: the error code, 0 if none was pushed. */
 bool frame_save_all(struct machine *m, struct live_frame *lf, const struct frame_stub *stub, u32 *ret_error);
+/* Gate delivery without error code and SAVE_ALL in one, when flat kernel code was interrupted whose stack the TLB
+ * serves. False: some other case, nothing was done. The caller has checked the gate; eip and flags are its to set. */
+bool frame_enter(struct machine *m, struct live_frame *lf, u32 orig_eax);
 /* RESTORE_ALL and IRET: STATUS_JUMP; STATUS_FAULT of the IRET with the registers popped; STATUS_STOP. */
 int frame_restore_all(struct machine *m, struct live_frame *lf);
-/* After Python ran: its edits of the frame go to guest memory, edits of guest memory come into the frame. */
+/* Before Python runs, and after: its edits of the frame go to guest memory, edits of guest memory come into the frame. */
+void frame_lend(struct machine *m, struct frame *f);
 void frame_sync(struct machine *m, struct frame *f);
 
 /* The same for a trap that is taken before the guest's gate. */

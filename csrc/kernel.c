@@ -166,6 +166,9 @@ bool kernel_create(struct machine *m)
     lay_gdt(m);
     lay_tss(m);
     lay_idt(m);
+    mmu_peek(m->cpu, layout.idt + 8 * T_DEBUG, k->gate[0], 8);
+    mmu_peek(m->cpu, layout.idt + 8 * T_BRKPT, k->gate[1], 8);
+    mmu_peek(m->cpu, layout.gdt + KERNEL_CS, k->cs, 8);
     set_cpu(m);
     return !m->mem.exhausted;
 }

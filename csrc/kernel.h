@@ -23,6 +23,7 @@
 struct kernel {
     struct kernel_layout layout;
     struct segment code, data;  /* hidden parts of KERNEL_CS and KERNEL_DS */
+    u32 gate[2][2], cs[2];      /* descriptors as they were laid: gates of vectors 1 and 3, KERNEL_CS */
     u32 directory;              /* physical address of the page directory */
     u32 *pool;                  /* frames of memory that was unmapped */
     u32 pool_used, pool_size;
@@ -37,6 +38,9 @@ void kernel_destroy(struct machine *m);
 bool kernel_serves(const struct machine *m, u32 lin);
 /* Serve the entry point, import stub or call return at cpu->eip. STATUS_JUMP: go on at cpu->eip; STATUS_STOP. */
 int kernel_enter(struct machine *m);
+/* cpu->fault, delivered and served at once if it is a probe's trap in kernel code through a gate as it was laid. The
+ * outcome is that of trap_deliver and kernel_enter; STATUS_FAULT: another case, nothing was done. */
+int kernel_trap(struct machine *m);
 /* Does the CPU use the built-in side's IDT? */
 bool kernel_owns_traps(const struct machine *m);
 /* The linear address of a vector's entry point. */

@@ -1,4 +1,6 @@
 /* kernel_traps.c: the entry stubs and C entry points of traps.c, import stubs, the return address of calls. */
+#include <string.h>
+
 #include "gate.h"
 #include "kernel.h"
 #include "kprobe.h"
@@ -110,7 +112,10 @@ static trap_server *server_of(const struct machine *m, unsigned vector)
 static int offer(struct machine *m, struct frame *f, unsigned vector, u32 error_code)
 {
     if (m->trap_claimed[vector >> 6] >> (vector & 63) & 1) {
-        int served = m->config.callback(m->config.tag, CALLBACK_TRAP, (int)vector, error_code);
+        int served;
+
+        frame_lend(m, f);
+        served = m->config.callback(m->config.tag, CALLBACK_TRAP, (int)vector, error_code);
         frame_sync(m, f);
         if (served)
             return served == CALLBACK_RAISED ? -STOP_PYTHON : 1;
@@ -161,6 +166,38 @@ static int enter_trap(struct machine *m, unsigned vector)
         return trap_deliver(m->cpu);
     }
     return leave_trap(m, lf, serve(m, &lf->frame, vector, error_code));
+}
+
+static bool table_holds(struct cpu *cpu, u32 lin, const u32 words[2])
+{
+    const u8 *host = tlb_host(cpu, lin, 8, ACCESS_SYSTEM);
+    return host && memcmp(host, words, 8) == 0;
+}
+
+int kernel_trap(struct machine *m)
+{
+    struct cpu *cpu = m->cpu;
+    const struct kernel *k = m->kernel;
+    u8 vector = cpu->fault.vector;
+    struct live_frame *lf;
+
+    if ((vector != T_DEBUG && vector != T_BRKPT) || !m->kprobes || m->kprobes->on_entry || !kernel_owns_traps(m))
+        return STATUS_FAULT;
+    if (!table_holds(cpu, k->layout.idt + vector * 8, k->gate[vector == T_BRKPT]) ||
+        !table_holds(cpu, cpu->gdtr.base + KERNEL_CS, k->cs) || !(lf = frame_begin(m)))
+        return STATUS_FAULT;
+    if (!frame_enter(m, lf, cpu->gpr[EAX])) {
+        frame_end(m);
+        return STATUS_FAULT;
+    }
+    /* What delivery through an interrupt gate does besides (SDM vol. 3, 6.12.1.2 and 17.2.4), and SAVE_ALL's CLD. */
+    cpu->eflags &= ~(EFLAGS_TF | EFLAGS_NT | EFLAGS_RF | EFLAGS_IF | EFLAGS_DF);
+    if (vector == T_DEBUG && !cpu->fault.software)
+        cpu->dr[7] &= ~DR7_GD;
+    cpu->halted = false;
+    cpu->shadow = 0;
+    cpu->eip = kernel_entry(m, vector);
+    return leave_trap(m, lf, serve(m, &lf->frame, vector, 0));
 }
 
 /* A function that Python provides: it has set the result in eax, the stub returns to the caller. */

@@ -9,13 +9,15 @@
 
 #define STEP_FLAGS (EFLAGS_TF | EFLAGS_IF)
 #define THIS_CPU 0
-#define DR_TRAP_BITS 0x0Fu      /* DR6: breakpoint conditions (SDM vol. 3, 17.2.3) */
 
 /* Python's handlers. */
 
 static int call_python(struct machine *m, struct kprobe *p, int kind, u32 arg, struct frame *f)
 {
-    int result = m->config.callback(m->config.tag, kind, p->id, arg);
+    int result;
+
+    frame_lend(m, f);
+    result = m->config.callback(m->config.tag, kind, p->id, arg);
     frame_sync(m, f);
     return result;
 }
@@ -81,27 +83,35 @@ bool kprobe_stepping(const struct kprobes *kp)
     return kp->cpu == THIS_CPU && kp->now.status & (KPROBE_HIT_SS | KPROBE_REENTER);
 }
 
-/* A run that stops at the probe point has had its hit: going on from there steps the instruction. */
-static void remember_resume(struct machine *m, const struct kprobe *p)
+static struct kprobe_moment moment_now(const struct machine *m, const struct kprobe *p)
 {
-    struct kprobes *kp = m->kprobes;
-    kp->resume_set = true;
-    kp->resume_addr = p->addr;
-    kp->resume_icount = cpu_icount(m->cpu);
+    return (struct kprobe_moment){true, p->addr, cpu_icount(m->cpu)};
+}
+
+static bool is_now(const struct machine *m, const struct kprobe *p, const struct kprobe_moment *moment)
+{
+    return moment->set && moment->addr == p->addr && moment->icount == cpu_icount(m->cpu);
+}
+
+/* A run that stopped at the probe point has had its hit: going on from there steps the instruction. */
+static bool take_resume(struct machine *m, const struct kprobe *p)
+{
+    bool same = is_now(m, p, &m->kprobes->resume);
+    m->kprobes->resume.set = false;
+    return same;
 }
 
 void kprobe_forget_resume(struct machine *m)
 {
     if (m->kprobes)
-        m->kprobes->resume_set = false;
+        m->kprobes->resume.set = false;
 }
 
-static bool take_resume(struct machine *m, const struct kprobe *p)
+static void count_miss(struct machine *m, struct kprobe *p, enum miss_cause cause)
 {
-    struct kprobes *kp = m->kprobes;
-    bool same = kp->resume_set && kp->resume_addr == p->addr && kp->resume_icount == cpu_icount(m->cpu);
-    kp->resume_set = false;
-    return same;
+    p->stats.misses[cause]++;
+    p->stats.nmissed++;
+    m->kprobes->missed = moment_now(m, p);
 }
 
 /* Vectors 1 and 3 are interrupt gates now: what the old handlers expect. */
@@ -192,8 +202,7 @@ static int nested_hit(struct machine *m, struct kprobe *p, struct frame *f)
     struct kprobes *kp = m->kprobes;
     u32 eip = f->regs.eip - 1;
 
-    p->stats.misses[MISS_RECURSION]++;
-    p->stats.nmissed++;
+    count_miss(m, p, MISS_RECURSION);
     if (!kp->mends->step_nested || kp->nested == KPROBE_NESTING) {
         if (p->opcode == BREAKPOINT_INSTRUCTION)
             return -STOP_LOOP;
@@ -231,7 +240,7 @@ static int first_hit(struct machine *m, struct kprobe *p, struct frame *f)
     }
     if (result || !p->registered) {
         if (p->registered)
-            remember_resume(m, p);
+            kp->resume = moment_now(m, p);
         f->regs.eip = trap_eip - 1;
         end_hit(kp);
         return result ? result : 1;
@@ -329,7 +338,7 @@ static int debug_fixed(struct machine *m, struct frame *f)
         cpu->dr[6] &= ~DR6_BS;
         claimed = post_kprobe_handler(m, f);
     }
-    if (claimed < 0 || (claimed && !(condition & DR_TRAP_BITS)))
+    if (claimed < 0 || (claimed && !(condition & DR6_BREAKS)))
         return claimed;
     restore_interrupts(m, f);
     return 0;
@@ -346,7 +355,7 @@ int do_debug(struct machine *m, struct frame *f)
         return 0;
     if (kp->mends->debug_hook_first)
         return debug_fixed(m, f);
-    if (cpu->dr[6] & DR_TRAP_BITS && kp->cpu == THIS_CPU) {
+    if (cpu->dr[6] & DR6_BREAKS && kp->cpu == THIS_CPU) {
         cpu_write_debug(cpu, 7, 0);
         return 1;
     }
@@ -405,6 +414,19 @@ int kprobe_fault(struct machine *m, struct frame *f, int trapnr)
     if (kp->now.status & KPROBE_HIT_SS)
         abandon_step(m, f);
     return result;
+}
+
+void kprobe_passing(struct machine *m)
+{
+    struct kprobes *kp = m->kprobes;
+    u32 lin = m->cpu->seg[CS].base + m->cpu->eip;
+    struct kprobe *p;
+
+    if (kp->cpu == THIS_CPU && kp->now.running->addr == lin)
+        return;
+    p = kprobe_at(m, lin);
+    if (p && code_read_probe(m, lin) != BREAKPOINT_INSTRUCTION && !is_now(m, p, &kp->missed))
+        count_miss(m, p, MISS_DISARMED);
 }
 
 bool kprobe_blocks_entry(const struct machine *m, u32 lin)

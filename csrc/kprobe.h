@@ -60,6 +60,11 @@ struct kprobe_hit {             /* the patch's globals of one hit */
     u32 status;                 /* enum kprobe_status */
     u32 old_eflags, saved_eflags; /* TF and IF only */
 };
+struct kprobe_moment {          /* one execution of the instruction at a probe point */
+    bool set;
+    u32 addr;
+    u64 icount;
+};
 #define KPROBE_NESTING (CALL_DEPTH_MAX + 2)
 #define KPROBE_NO_CPU (-1)      /* NR_CPUS of the patch */
 
@@ -70,9 +75,8 @@ struct kprobes {
     bool locked;                /* kprobe_lock */
     struct kprobe_hit outer[KPROBE_NESTING]; /* fixed: hits that the running one interrupted */
     u32 nested;
-    bool resume_set;            /* a run stopped at a hit's probe point: passing it again there is the same hit */
-    u32 resume_addr;
-    u64 resume_icount;
+    struct kprobe_moment resume; /* a run stopped at this hit's probe point: going on there is the same hit */
+    struct kprobe_moment missed; /* counted already */
     u32 on_entry;               /* probes on the trap entry itself */
 
     struct kprobe **by_id;      /* stable while registered; kept for reuse */
@@ -105,6 +109,8 @@ int kprobe_fault(struct machine *m, struct frame *f, int trapnr);
 /* A trap's frame is complete: if it is that of an INT n at the probe being stepped, the step ends here. by_int: INT n,
  * INT3, INTO or INT1 has just raised it. */
 int kprobe_entered(struct machine *m, struct frame *f, bool by_int);
+/* An instruction is about to run alone: a probe there whose breakpoint is away misses it, unless it is being stepped. */
+void kprobe_passing(struct machine *m);
 /* 2.5.26: a probe on the entry that serves probes; it would be hit again before anything notices. */
 bool kprobe_blocks_entry(const struct machine *m, u32 lin);
 /* eip was set from outside: the next hit is a new one wherever it is. */

@@ -96,6 +96,9 @@ static bool probes_first(const struct machine *m)
 static int deliver_fault(struct machine *m)
 {
     forget_exit(m->cpu);
+    int status = m->kernel ? kernel_trap(m) : STATUS_FAULT;
+    if (status != STATUS_FAULT)
+        return status;
     if (unlikely(probes_first(m))) {
         int taken = kprobe_intercept(m);
         if (taken)
@@ -104,11 +107,12 @@ static int deliver_fault(struct machine *m)
     return trap_deliver(m->cpu);
 }
 
-/* #DB for the conditions in bits: DR6_BS after a single step, breakpoints 0-3. */
+/* #DB for the conditions in bits: DR6_BS after a single step, breakpoints 0-3. Those of the last one go, the other
+ * bits stay until software clears them (SDM vol. 3, 17.2.3). */
 static int debug_trap(struct machine *m, u32 bits)
 {
     struct cpu *cpu = m->cpu;
-    cpu->dr[6] |= bits;
+    cpu->dr[6] = (cpu->dr[6] & ~DR6_BREAKS) | bits;
     cpu_fault(cpu, T_DEBUG);
     return deliver_fault(m);
 }
@@ -182,6 +186,8 @@ static int run_one(struct machine *m)
     forget_exit(cpu);
     if (!b)
         return cpu->leave == LEAVE_FAULT ? deliver_fault(m) : STATUS_STOP;
+    if (m->kprobes)
+        kprobe_passing(m);
     cpu->shadow = 0;
     cpu->eflags &= ~EFLAGS_RF;
     cpu->one = true;

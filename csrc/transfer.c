@@ -372,16 +372,19 @@ int insn_into(struct cpu *cpu, const struct op *op)
     return cpu_eflags(cpu) & EFLAGS_OF ? ask(cpu, op, T_OFLOW, true) : STATUS_NEXT;
 }
 
+/* The lower bound is checked before the upper one is read, as processors do. */
 int insn_bound(struct cpu *cpu, const struct op *op)
 {
-    u32 off = op_offset(cpu, op), low, high, index = reg_read(cpu, op->reg, op->size);
+    u32 off = op_offset(cpu, op), low, high;
     unsigned shift = 32 - 8 * op->size;
-    if (!mem_read(cpu, op->seg, off, op->size, &low) ||
-        !mem_read(cpu, op->seg, (off + op->size) & addr_mask(op), op->size, &high))
+    s32 value = (s32)(reg_read(cpu, op->reg, op->size) << shift);
+    if (!mem_read(cpu, op->seg, off, op->size, &low))
         return STATUS_FAULT;
-    s32 value = (s32)(index << shift);
-    bool inside = value >= (s32)(low << shift) && value <= (s32)(high << shift);
-    return inside ? STATUS_NEXT : cpu_fault(cpu, T_BOUND);
+    if (value < (s32)(low << shift))
+        return cpu_fault(cpu, T_BOUND);
+    if (!mem_read(cpu, op->seg, (off + op->size) & addr_mask(op), op->size, &high))
+        return STATUS_FAULT;
+    return value <= (s32)(high << shift) ? STATUS_NEXT : cpu_fault(cpu, T_BOUND);
 }
 
 int insn_ud(struct cpu *cpu, const struct op *op)

@@ -6,7 +6,8 @@ by that number, so a hit costs a call, two look-ups and the handler.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -161,31 +162,41 @@ class Core:
 
     # Running
 
-    def run(self, slice: int) -> int:
-        """Run up to `slice` instructions; the reason is a number of enum stop_reason."""
-        machine = self.handle
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Around the slices of a run: the machine is this thread's, and C's calls find their way here."""
+        self.handle  # noqa: B018 - raises when it is not
         self._thread = get_ident()
         _running[self.tag] = self
         self._depth += 1
         try:
-            reason = lib.machine_run(machine, slice)
+            yield
         finally:
             self._depth -= 1
             if not self._depth:
                 del _running[self.tag]
                 self._thread = None
+                self.verdict = 0
                 self.regs._point_to(NO_FRAME)
+
+    def run(self, slice: int) -> int:
+        """Run up to `slice` instructions; the reason is a number of enum stop_reason."""
+        reason = lib.machine_run(self._m, slice)
         if reason == lib.STOP_MEMORY:
             raise MemoryError("the host is out of memory for the guest's pages or decoded code")
         if reason == lib.STOP_PYTHON:
-            self.verdict = 0
             exception, self.exception = self.exception, None
             if exception is not None:
                 raise exception
         return reason
 
+    def take_stop(self) -> bool:
+        """Did a handler ask to stop? It is told once."""
+        verdict, self.verdict = self.verdict, 0
+        return verdict != 0
+
     def request_stop(self) -> None:
-        """Stop the run when the handler that is running returns."""
+        """Stop the run when the handler, or the progress function, that is running returns."""
         self.verdict = RAISED
 
     def stop_info(self) -> StopInfo:

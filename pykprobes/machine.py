@@ -76,9 +76,9 @@ class Machine:
         """Free the machine. Probes keep their counters; anything else about it raises from now on."""
         if self._core.closed:
             return
+        self._core.handle  # noqa: B018 - not while another thread runs it
         if self._core.in_handler:
             raise RuntimeError("a handler cannot close the machine that runs it: m.stop() ends the run")
-        self._core.handle  # noqa: B018 - not while another thread runs it
         self._probes.release_all()
         self._core.close()
 
@@ -317,19 +317,22 @@ class Machine:
             raise RuntimeError(f"{what} inside a handler would not come back to it: m.call runs guest functions there")
 
     def _loop(self, left: int | None, progress: Callable[[int], object] | None) -> Stop:
-        while True:
-            if left == 0:
-                return self._stop(StopReason.LIMIT)
-            size = RUN_SLICE if left is None else min(RUN_SLICE, left)
-            reason = self._core.run(size)
-            if reason == STOPPED_BY_PYTHON:
-                return self._stop(StopReason.STOPPED)
-            if reason != NONE:
-                return self._stop(StopReason(reason))
-            if left is not None:
-                left -= size
-            if progress is not None:
-                progress(self.icount)
+        with self._core.running():
+            while left != 0:
+                size = RUN_SLICE if left is None else min(RUN_SLICE, left)
+                reason = self._core.run(size)
+                if reason == STOPPED_BY_PYTHON:
+                    self._core.take_stop()
+                    return self._stop(StopReason.STOPPED)
+                if reason != NONE:
+                    return self._stop(StopReason(reason))
+                if left is not None:
+                    left -= size
+                if progress is not None:
+                    progress(self.icount)
+                    if self._core.take_stop():
+                        return self._stop(StopReason.STOPPED)
+            return self._stop(StopReason.LIMIT)
 
     def _stop(self, reason: StopReason) -> Stop:
         if reason in (StopReason.LIMIT, StopReason.STOPPED):

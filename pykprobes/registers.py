@@ -201,5 +201,7 @@ class PtRegs:
         self._regs.esp = word(value)
 
     def __repr__(self) -> str:
+        if self._frame is NO_FRAME:
+            return "<PtRegs, no handler is running>"
         names = [name for name in FRAME if name not in ("orig_eax", "ss")]
         return "<PtRegs " + " ".join(f"{name}={getattr(self, name):#x}" for name in names) + f" sp={self.sp:#x}>"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+
+# capstone opens its library with RTLD_DEEPBIND, which AddressSanitizer refuses.
+if "libasan" in os.environ.get("LD_PRELOAD", ""):
+    os.RTLD_DEEPBIND = 0
 
 import pytest
 

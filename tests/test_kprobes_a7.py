@@ -32,6 +32,16 @@ def refused(m: Machine, where: int) -> int | None:
     return caught.value.errno
 
 
+def deadlocks(m: Machine, mode: str) -> bool:
+    """In 2.5.26 a handler that registers or unregisters waits for its own lock: the run ends with that."""
+    if mode == SEED:
+        with pytest.raises(KprobeError) as caught:
+            m.run(max_instructions=100)
+        assert caught.value.errno == errno.EDEADLK
+        assert free(m)
+    return mode == SEED
+
+
 def test_a7_init_leaves_an_empty_table(mode: str) -> None:
     assert machine(mode).occupancy() == [0] * 64
 
@@ -163,7 +173,7 @@ def test_a7_unregister_itself_in_a_handler(mode: str, phase: str) -> None:
         m.map(HOLE, 4096)
     run_to(m, CODE + 6)
     if mode == SEED:
-        assert errors == [errno.EDEADLK] * (2 if phase == "never" else 1)
+        assert errors == [errno.EDEADLK]
         assert w.armed
     else:
         assert errors == []
@@ -192,8 +202,6 @@ def test_a7_unregister_another_in_a_handler(mode: str) -> None:
 
 def test_a7_replace_a_running_probe(mode: str) -> None:
     """The id of a probe that is being stepped is not given to another one."""
-    if mode == SEED:
-        pytest.skip("2.5.26 cannot register in a handler")
     m = machine(mode, "40", "41")
     later = []
 
@@ -202,18 +210,20 @@ def test_a7_replace_a_running_probe(mode: str) -> None:
         later.append(Watch(m, CODE + 1))
 
     w = Watch(m, CODE, post=replace)
+    if deadlocks(m, mode):
+        return
     run_to(m, CODE + 2)
     assert w.phases == later[0].phases == ["pre", "post"]
     assert m.memory.u8(CODE) == 0x40 and later[0].armed and free(m)
 
 
 def test_a7_a_nested_run_may_unregister_the_outer_probe(mode: str) -> None:
-    if mode == SEED:
-        pytest.skip("2.5.26 cannot unregister in a handler")
     m = machine(mode, "40", "41")
     m.memory.write(SUB, code("cd80", "c3"))
     m.on_trap(0x80, lambda m, regs: m.unregister_kprobe(w.probe) or True)
     w = Watch(m, CODE, pre=lambda p, regs: m.call(SUB))
+    if deadlocks(m, mode):
+        return
     run_to(m, CODE + 2)
     assert w.phases == ["pre"]
     assert m.memory.u8(CODE) == 0x40 and m.regs.eax == 1 and free(m)
@@ -243,6 +253,7 @@ def test_a7_unregister_writes_the_saved_byte_whatever_is_there(mode: str) -> Non
 
 def test_a7_many_probes_in_and_out_in_any_order(mode: str) -> None:
     m = machine(mode)
+    m.memory.fill(DATA, 0x8000, 0xC3)  # ret
     random_ = random.Random(2002)
     places = random_.sample(range(DATA, DATA + 0x8000), 3000)
     probes = {at: m.kprobe(at, action=Count()) for at in places}
@@ -257,8 +268,7 @@ def test_a7_many_probes_in_and_out_in_any_order(mode: str) -> None:
         for at in random_.sample(list(probes), 50):
             assert refused(m, at) == errno.EEXIST
     for at in random_.sample(list(probes), 50):
-        m.memory.write_u8(at + 1, 0xC3) if at + 1 not in probes else None
-        m.call(at, max_instructions=1 << 16)
+        m.call(at)
         assert probes[at].hits == 1
     m.unregister_kprobes(list(probes.values()))
     assert m.occupancy() == [0] * 64

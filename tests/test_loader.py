@@ -265,7 +265,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "extern int twice(int);\n"
         "static int table[4] = {1, 2, 3, 4};\nint *pointer = &table[2];\nint zeros[5000];\n"
         "static int hidden(int a) { return twice(a) + *pointer; }\n"
-        '__attribute__((visibility("default"))) int entry(int a) { zeros[4999] += a; return hidden(a) + zeros[4999]; }\n'
+        "int entry(int a) { zeros[4999] += a; return hidden(a) + zeros[4999]; }\n"
         "int started; __attribute__((constructor)) static void start(void) { started = 1; }\n"
     )
     command = [

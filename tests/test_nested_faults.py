@@ -93,7 +93,7 @@ def test_contributory_twice(g: Guest, code: bytes, vector: int) -> None:
     absent(g, vector)
     setup = set_sreg("ss", SPARE) if vector == STACK else b""
     if vector == STACK:
-        g.m.regs.esp = 0x100000
+        g.m.regs.esp = 0xFFFF0
     g.put(setup, mov("eax", TO_PROTECTION), mov("ecx", 0), code)
     g.m.regs.eip = CODE
     g.m.run(max_instructions=100)

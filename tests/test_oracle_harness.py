@@ -80,7 +80,9 @@ def test_native_iterations_are_steps():
 
 def test_native_pushf_does_not_show_the_stepping():
     need_native()
-    results = native.run([Case(b"\x9c\x58", list(REGS), IF | CF | 2), Case(b"\x9c\x9d\x90\x9c\x58", list(REGS), IF | ZF | 2)])
+    results = native.run(
+        [Case(b"\x9c\x58", list(REGS), IF | CF | 2), Case(b"\x9c\x9d\x90\x9c\x58", list(REGS), IF | ZF | 2)]
+    )
     assert [result.regs[0] for result in results] == [IF | CF | 2, IF | ZF | 2]
     assert not any(step.eflags & 0x100 for result in results for step in result.steps)
 
@@ -111,7 +113,9 @@ def test_undefined_encodings_and_privileged_instructions_fault_natively():
 
 def test_few_sequences_end_early():
     need_native()
-    done = [(plan(case, result), result) for case, result in native.run_batches(sequence(f"early {i}") for i in range(500))]
+    done = [
+        (plan(case, result), result) for case, result in native.run_batches(sequence(f"early {i}") for i in range(500))
+    ]
     assert sum(p.complete for p, _ in done) > 0.98 * len(done), "undefined flags are read too often"
     assert sum(r.outcome == UNTIL for _, r in done) > 0.6 * len(done), "faults end too many"
     assert sum(r.icount for _, r in done) > 10 * len(done)
@@ -166,7 +170,9 @@ def test_an_injected_error_is_found(ours, what):
 
 def test_an_injected_error_is_shrunk_and_printed(ours):
     engine = Corrupted(ours, "carry after sub")
-    case = next(c for c, r in native.run_batches(sequence(f"shrink {i}") for i in range(50)) if compare_steps(c, r, engine))
+    case = next(
+        c for c, r in native.run_batches(sequence(f"shrink {i}") for i in range(50)) if compare_steps(c, r, engine)
+    )
     small, difference = shrink(case, engine, compare_steps)
     assert len(small.notes) <= 2 and "cf" in difference.what
     text = describe(small, difference)
@@ -189,6 +195,8 @@ def test_unicorn_agrees_where_it_can():
     pytest.importorskip("unicorn")
     from .oracle.emulated import Unicorn
 
-    names = "add or adc sbb and sub xor cmp inc dec not rol ror rcl rcr shl shr sar shld shrd mul imul bt bts btr btc".split()
-    cases = (c for f in FORMS if f.name in names for c in form_cases(f, 0.2) if not any(0xF0 in i.prefixes for i in c.notes))
+    names = "add or adc sbb and sub xor cmp inc dec not rol ror rcl rcr shl shr sar shld shrd mul imul".split()
+    cases = (
+        c for f in FORMS if f.name in names for c in form_cases(f, 0.2) if not any(0xF0 in i.prefixes for i in c.notes)
+    )
     assert not failures(cases, Unicorn(), lambda case, result: result.outcome == UNTIL)

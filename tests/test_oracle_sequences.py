@@ -1,5 +1,7 @@
 """Random programs against the real CPU, stepped and run; `make fuzz` does more of them."""
 
+import os
+
 import pytest
 
 from .oracle.case import UNTIL
@@ -7,7 +9,8 @@ from .oracle.checks import assert_same, need_native
 from .oracle.ours import Ours
 from .oracle.sequences import sequence
 
-CHUNKS, CHUNK = 28, 1000
+# a sanitizer is several times slower, and there for other errors
+CHUNKS, CHUNK = (6 if "libasan" in os.environ.get("LD_PRELOAD", "") else 28), 1000
 
 
 @pytest.fixture(scope="module")

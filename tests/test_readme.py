@@ -24,6 +24,8 @@ def test_example(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "256 calls of adler32, the longest over 8093 bytes" in out
     assert "█" in out
+    assert "ENOENT no symbol 'crc33'; did you mean crc32?" in out
+    assert "EILSEQ crc32+0x21" in out
 
 
 def test_commands(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,13 @@ def _apt(root: Path, *command: str) -> "subprocess.CompletedProcess[str]":
     flags = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     return subprocess.run(
-        ["apt-get", *flags, *command], cwd=root, env=environment, capture_output=True, text=True, timeout=120, check=False
+        ["apt-get", *flags, *command],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 

@@ -40,7 +40,10 @@ def main() -> int:
                     continue
                 failures += 1
                 small, difference = shrink(case, engine, comparison)
-                print(f"\n{comparison.__name__}, seed {args.seed} {done + number}: {describe(small, difference)}", flush=True)
+                print(
+                    f"\n{comparison.__name__}, seed {args.seed} {done + number}: {describe(small, difference)}",
+                    flush=True,
+                )
                 break
             if failures >= args.failures:
                 break

@@ -17,8 +17,8 @@ class Form(NamedTuple):
     """One encoding: opcode bytes, /digit or None, and operand codes in the manual's notation.
 
     E r/m, G register in reg, Z register in the opcode, M memory only, R register only (in r/m), O absolute address,
-    I immediate (Is: sign-extended byte), J relative, A far pointer, S segment register; b w v: byte, word, by operand size;
-    q, p, a: 8-byte, far-pointer and bounds memory.
+    I immediate (Is: sign-extended byte), J relative, A far pointer, S segment register; b w v: byte, word, by
+    operand size; q, p, a: 8-byte, far-pointer and bounds memory.
     """
 
     name: str
@@ -50,8 +50,8 @@ class Form(NamedTuple):
 
 
 _SIZED_BY_PREFIX = frozenset(
-    "pusha popa pushf popf enter leave ret cbw cwd movsv cmpsv stosv lodsv scasv push_seg pop_seg retf iret jmpf callf".split()
-    + "insv outsv les lds lss lfs lgs".split()
+    "pusha popa pushf popf enter leave ret cbw cwd movsv cmpsv stosv lodsv scasv push_seg pop_seg".split()
+    + "retf iret jmpf callf insv outsv les lds lss lfs lgs".split()
 )
 
 _ROWS = """
@@ -91,7 +91,10 @@ mov_dr 0f21/0 Rv; mov_dr 0f21/7 Rv; mov_dr 0f23/6 Rv
 """
 
 UNDEFINED_OPCODES = (
-    *(f"0f{x:02x}" for x in (0x04, 0x0A, 0x0C, 0x24, 0x25, 0x26, 0x27, 0x36, 0x39, 0x3B, 0x3C, 0x3D, 0x3E, 0x3F, 0x7A, 0x7B)),
+    *(
+        f"0f{x:02x}"
+        for x in (0x04, 0x0A, 0x0C, 0x24, 0x25, 0x26, 0x27, 0x36, 0x39, 0x3B, 0x3C, 0x3D, 0x3E, 0x3F, 0x7A, 0x7B)
+    ),
     *("0fa6c0", "0fa7c0", "0fb8c0", "0f00f0", "0f00f8", "0f003d00000020"),
     *(f"0fba{0xC0 + 8 * n:02x}05" for n in range(4)),
     *(f"0fc7{0xC8 + n:02x}" for n in range(8)),
@@ -132,7 +135,8 @@ def _forms() -> Iterator[Form]:
 FORMS = tuple(_forms())
 STRINGS = frozenset(name + size for name in ("movs", "cmps", "stos", "lods", "scas") for size in "bv")
 PRIVILEGED = frozenset(
-    "hlt cli sti in out insb insv outsb outsv lgdt lidt lmsw invlpg lldt ltr clts invd wbinvd rdmsr wrmsr mov_cr mov_dr".split()
+    "hlt cli sti in out insb insv outsb outsv lgdt lidt lmsw invlpg".split()
+    + "lldt ltr clts invd wbinvd rdmsr wrmsr mov_cr mov_dr".split()
 )
 LOCKABLE = frozenset("add or adc sbb and sub xor inc dec not neg xchg xadd cmpxchg cmpxchg8b bts btr btc".split())
 
@@ -260,7 +264,7 @@ class Insn:
 
 
 def assemble(program: list[Insn], address: int, tail: object = None) -> tuple[bytes, list[int]]:
-    """Bytes and addresses of a program; Refs name instructions by key, or the end by tail. Lost targets mean the end."""
+    """Bytes and addresses of a program; Refs name instructions by key, the end by tail; lost ones mean the end."""
     addresses = []
     at = address
     labels: dict[object, int] = {}

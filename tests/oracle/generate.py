@@ -124,9 +124,13 @@ def _dividend(d: Draft) -> None:
 
 def _count(d: Draft) -> None:
     if "Ib" in d.form.operands and d.form.rm:
-        d.fields["imm"] = d.rng.choice((0, 1, 2, 7, 8, 9, 15, 16, 17, 18, 27, 31, 32, 33, 0x80, 0xFF, d.rng.randrange(256)))
+        d.fields["imm"] = d.rng.choice(
+            (0, 1, 2, 7, 8, 9, 15, 16, 17, 18, 27, 31, 32, 33, 0x80, 0xFF, d.rng.randrange(256))
+        )
     elif d.fields.get("rm") != 1:
-        d.regs[1] = d.regs[1] & ~0xFF | d.rng.choice((0, 1, 2, 7, 8, 9, 16, 17, 27, 31, 32, 33, 0xFF, d.rng.randrange(34)))
+        d.regs[1] = d.regs[1] & ~0xFF | d.rng.choice(
+            (0, 1, 2, 7, 8, 9, 16, 17, 27, 31, 32, 33, 0xFF, d.rng.randrange(34))
+        )
 
 
 def _string(d: Draft) -> None:
@@ -245,7 +249,9 @@ def _prefix_sets(form: Form) -> list[bytes]:
     memory = form.rm != "" or (form.operands and form.operands[0][0] == "O") or form.name == "xlat"
     strings = form.name in STRINGS
     sizes = [b"", bytes([OPSIZE])] if form.sized else [b""]
-    addresses = [b"", bytes([ADSIZE])] if memory or strings or form.name in ("loop", "loope", "loopne", "jcxz") else [b""]
+    addresses = (
+        [b"", bytes([ADSIZE])] if memory or strings or form.name in ("loop", "loope", "loopne", "jcxz") else [b""]
+    )
     repeats = [b"", bytes([REP]), bytes([REPNE])] if strings else [b""]
     sets = [s + a + r for s in sizes for a in addresses for r in repeats]
     if memory or strings:
@@ -273,7 +279,7 @@ def form_cases(form: Form, scale: float = 1.0) -> Iterator[Case]:
     """All cases of one form."""
     for prefixes in _prefix_sets(form):
         places = [True] if form.rm[:1] == "M" else [False, True] if form.rm[:1] == "E" else [False]
-        if form.name == "ud" or LOCK in prefixes and not (form.name in LOCKABLE and True in places):
+        if form.name == "ud" or (LOCK in prefixes and not (form.name in LOCKABLE and True in places)):
             places = places[:1]
         for in_memory in places:
             for draw in range(_draws(form, prefixes, scale)):
@@ -286,7 +292,13 @@ def undefined_opcode_cases() -> Iterator[Case]:
     regs = [*EDGES[:4], STACK_TOP, DATA, DATA, DATA]
     for code in UNDEFINED_OPCODES:
         yield Case(bytes.fromhex(code), list(regs))
-    for code in ("90" * 14 + "90", "66" * 14 + "90", "66" * 15 + "90", "2e" * 10 + "81c078563412", "2e" * 9 + "81c078563412"):
+    for code in (
+        "90" * 14 + "90",
+        "66" * 14 + "90",
+        "66" * 15 + "90",
+        "2e" * 10 + "81c078563412",
+        "2e" * 9 + "81c078563412",
+    ):
         yield Case(bytes.fromhex(code), list(regs))
 
 

@@ -35,6 +35,11 @@ def cache_dir() -> Path:
     return path
 
 
+def _environment() -> dict[str, str]:
+    """Ours without a preloaded sanitizer: helpers are no part of what it watches."""
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+
 def build(name: str, command: list[str], sources: list[Path]) -> Path:
     """The cached output of a compiler command (which gets -o appended), keyed by command and sources."""
     digest = hashlib.sha256(repr(command).encode())
@@ -43,7 +48,8 @@ def build(name: str, command: list[str], sources: list[Path]) -> Path:
     output = cache_dir() / f"{name}-{digest.hexdigest()[:16]}"
     if not output.exists():
         partial = output.with_suffix(f".{os.getpid()}")
-        subprocess.run([*command, "-o", str(partial)], check=True, capture_output=True, text=True)
+        command = [*command, "-o", str(partial)]
+        subprocess.run(command, check=True, capture_output=True, text=True, env=_environment())
         partial.replace(output)
     return output
 
@@ -72,9 +78,7 @@ def _tools() -> tuple[Path, Path]:
 
 def _encode(case: Case) -> bytes:
     patches = case.all_patches()
-    head = _CASE.pack(
-        case.max_steps, case.until, *case.regs, case.eip, case.eflags, case.fs, case.gs, len(patches)
-    )
+    head = _CASE.pack(case.max_steps, case.until, *case.regs, case.eip, case.eflags, case.fs, case.gs, len(patches))
     return head + b"".join(_RUN.pack(address, len(data)) + data for address, data in patches)
 
 
@@ -95,9 +99,7 @@ def _decode(case: Case, data: memoryview, at: int) -> tuple[Result, int]:
             if start <= address < start + size:
                 memory[start][address - start : address - start + length] = data[at : at + length]
         at += length
-    result = Result(
-        outcome, nsteps, values[5:13], values[13], values[14] & ~RF, values[15:21], memory, steps=steps
-    )
+    result = Result(outcome, nsteps, values[5:13], values[13], values[14] & ~RF, values[15:21], memory, steps=steps)
     if outcome == FAULT:
         result.vector, result.error, result.address = vector, error, cr2 if vector == 14 else 0
     return result, at
@@ -108,7 +110,8 @@ def run(cases: Iterable[Case]) -> list[Result]:
     cases = list(cases)
     tracer, child = _tools()
     text = b"".join([BASE[address] for address, _, _ in REGIONS] + [_encode(case) for case in cases])
-    done = subprocess.run([str(tracer), str(child)], input=text, capture_output=True, check=False)
+    command = [str(tracer), str(child)]
+    done = subprocess.run(command, input=text, capture_output=True, check=False, env=_environment())
     if done.returncode:
         raise RuntimeError(f"tracer: {done.stderr.decode()}")
     data = memoryview(done.stdout)

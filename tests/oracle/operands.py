@@ -8,7 +8,23 @@ from collections.abc import Sequence
 from .case import ARITH, CF, DATA, DF, IF, LOW, READONLY, STACK, STACK_TOP
 from .encode import ADSIZE, LOCK, PAIRS16, Form, Mem
 
-EDGES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0x80000001, 0xFFFFFFFF)
+EDGES = (
+    0,
+    1,
+    2,
+    0x7F,
+    0x80,
+    0xFF,
+    0x100,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x10000,
+    0x7FFFFFFF,
+    0x80000000,
+    0x80000001,
+    0xFFFFFFFF,
+)
 SELECTORS = (0x2B, 0x2B, 0x2B, 0, 0x23, 0xFFFF)
 SIZES = {"b": 1, "w": 2, "v": 4, "p": 6, "q": 8, "a": 8, "": 4}
 
@@ -57,7 +73,7 @@ def target(rng: random.Random, size: int, aligned: bool) -> int:
 
 
 def point(rng: random.Random, regs: list[int], address: int, fixed: Sequence[int] = (4,)) -> Mem:
-    """A random 32-bit addressing mode that reaches an address; sets registers, but for the fixed ones, to make it so."""
+    """A random 32-bit addressing mode that reaches an address; sets registers, but for the fixed, to make it so."""
     base = rng.choice((None, 0, 1, 2, 3, 4, 5, 6, 7))
     index = rng.choice((None, None, 0, 1, 2, 3, 5, 6, 7))
     scale = rng.randrange(4) if index is not None else 0

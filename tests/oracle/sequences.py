@@ -25,37 +25,30 @@ from .encode import (
     forms_named,
 )
 from .operands import flags, value
-from .undefined import DEST, EFFECTS, UNDEFINED
+from .pool import (
+    CALL_NEAR,
+    CALL_RM,
+    DEC,
+    FREE,
+    INC,
+    JMP_NEAR,
+    JMP_RM,
+    JMP_SHORT,
+    MAYBE,
+    MOV_IMM,
+    MOV_MEM8_IMM,
+    MOV_MEM_IMM,
+    MOVZX,
+    PLAIN_FORMS,
+    PUSH_IMM,
+    RET,
+    SOMETIMES,
+    WEIGHTS,
+    one,
+)
+from .undefined import EFFECTS
 
 END = "end"
-_PLAIN = (
-    "add or adc sbb and sub xor cmp test inc dec not neg mul imul mov movzx movsx lea xchg xadd cmpxchg cmpxchg8b bswap "
-    "rol ror rcl rcr shl shr sar shld shrd bt bts btr btc bsf bsr cbw cwd cmc clc stc sahf lahf daa das aaa aas aam aad salc nop"
-).split() + [prefix + cc for prefix in ("set", "cmov") for cc in CONDITIONS]
-_HEAVY = frozenset("add sub cmp mov and or xor test inc dec lea shl shr adc sbb".split())
-_PLAIN_FORMS = [f for f in FORMS if f.name in _PLAIN and f.rm[:1] not in ("R",)]
-_WEIGHTS = [8 if f.name in _HEAVY else 2 if f.name[:3] not in ("set", "cmo") else 1 for f in _PLAIN_FORMS]
-_FREE = (0, 1, 2, 3, 6, 7)
-_MAYBE = {name: 0 for names, *_ in UNDEFINED for name in names.split()}
-for _names, _condition, _flags, _reason in UNDEFINED:
-    for _name in _names.split():
-        _MAYBE[_name] |= _flags & ~DEST
-_SOMETIMES = frozenset("rol ror rcl rcr shl shr sar shld shrd".split())
-
-
-def _one(name: str, *operands: str) -> Form:
-    return next(f for f in FORMS if f.name == name and f.operands == operands)
-
-
-MOV_IMM = _one("mov", "Zv", "Iv")
-MOV_MEM8_IMM = _one("mov", "Eb", "Ib")
-MOV_MEM_IMM = _one("mov", "Ev", "Iv")
-MOVZX = _one("movzx", "Gv", "Eb")
-DEC = _one("dec", "Zv")
-INC = _one("inc", "Zv")
-PUSH_IMM = _one("push", "Iv")
-JMP_SHORT, JMP_NEAR, JMP_RM = _one("jmp", "Jb"), _one("jmp", "Jv"), _one("jmp", "Ev")
-CALL_NEAR, CALL_RM, RET = _one("call", "Jv"), _one("call", "Ev"), _one("ret")
 
 
 class Program:
@@ -82,14 +75,14 @@ class Program:
         insn = Insn(form, key=key, **fields)  # type: ignore[arg-type]
         self.out.append(insn)
         name = form.name
-        if name not in _SOMETIMES:
+        if name not in SOMETIMES:
             self.taint &= ~EFFECTS.get(name, (0, 0))[1]
-        self.taint |= _MAYBE.get(name, 0)
+        self.taint |= MAYBE.get(name, 0)
 
     def clear_flags(self, reads: int) -> None:
         """Define the flags that the next instruction reads."""
         if self.taint & reads:
-            self.add(_one("cmp", "Gv", "Ev"), reg=self.rng.choice(_FREE), rm=self.rng.choice(_FREE))
+            self.add(one("cmp", "Gv", "Ev"), reg=self.rng.choice(FREE), rm=self.rng.choice(FREE))
 
     def build(self) -> Case:
         rng = self.rng
@@ -123,7 +116,7 @@ class Program:
 
     def plain(self) -> None:
         rng = self.rng
-        form = rng.choices(_PLAIN_FORMS, _WEIGHTS)[0]
+        form = rng.choices(PLAIN_FORMS, WEIGHTS)[0]
         reads = EFFECTS.get(form.name, (0, 0))[0]
         self.clear_flags(reads)
         prefixes = bytes([OPSIZE]) if form.sized and rng.random() < 0.2 else b""
@@ -131,13 +124,13 @@ class Program:
         if form.name == "bswap" or (narrow_shift and "Ib" not in form.operands):
             prefixes = b""
         byte = form.operands[:1] in (("Eb",), ("Gb",), ("Zb",))
-        reg = rng.choice(_FREE) if not byte else rng.randrange(8)
+        reg = rng.choice(FREE) if not byte else rng.randrange(8)
         imm = rng.randrange(17) if narrow_shift else value(rng)
         if form.name == "aam":
             imm = rng.choice((10, 10, 1, 255, rng.randrange(256)))
         if form.operands[:1] in (("Ob",), ("Ov",)):
             imm = DATA + rng.randrange(0x1FF0)
-        rm: int | Mem = rng.choice(_FREE) if form.rm != "Eb" else rng.randrange(8)
+        rm: int | Mem = rng.choice(FREE) if form.rm != "Eb" else rng.randrange(8)
         if form.rm and (form.rm[0] == "M" or rng.random() < 0.45):
             rm, prefixes = self.memory(form, prefixes, reg)
             if form.name in LOCKABLE and rng.random() < 0.1:
@@ -152,23 +145,25 @@ class Program:
         disp = rng.randrange(-0x40, 0x40) * (8 if aligned else rng.choice((1, 4)))
         pick = rng.random()
         if form.name in ("bt", "bts", "btr", "btc") and form.reg:
-            self.add(_one("movsx", "Gv", "Ew"), reg=reg, rm=reg)
+            self.add(one("movsx", "Gv", "Ew"), reg=reg, rm=reg)
             return Mem(5, disp=disp * 4, disp_size=4), prefixes
         if rng.random() < 0.04:
             prefixes += bytes([rng.choice(list(SEGMENTS.values()))])
         if pick < 0.3:
             return Mem(disp=DATA + 0x1000 + disp), prefixes
         if pick < 0.6 or aligned:
-            return Mem(5, disp=disp & ~7 if aligned else max(-128, min(127, disp)), disp_size=4 if aligned else 1), prefixes
+            return Mem(
+                5, disp=disp & ~7 if aligned else max(-128, min(127, disp)), disp_size=4 if aligned else 1
+            ), prefixes
         if pick < 0.68:
             return Mem(4, disp=disp & 0x3C, disp_size=1), prefixes
         if pick < 0.8:
-            index = rng.choice([r for r in _FREE if r != reg])
+            index = rng.choice([r for r in FREE if r != reg])
             if rng.random() < 0.9:
                 self.add(MOVZX, reg=index, rm=rng.randrange(8))
             return Mem(5, index, rng.randrange(4), disp, 4), prefixes
         if pick < 0.9:
-            base = rng.choice([r for r in _FREE if r != reg])
+            base = rng.choice([r for r in FREE if r != reg])
             self.add(MOV_IMM, reg=base, imm=DATA + 0x1000 + disp)
             return Mem(base, disp=rng.randrange(-128, 128), disp_size=rng.choice((0, 1))), prefixes
         if pick < 0.95:
@@ -187,13 +182,13 @@ class Program:
         form = rng.choice(forms_named("j" + CONDITIONS[cc]))
         self.clear_flags(EFFECTS[form.name][0])
         if rng.random() < 0.4:
-            self.add(rng.choice(forms_named("cmp", "test", "sub")[2:4]), reg=rng.choice(_FREE), rm=rng.choice(_FREE))
+            self.add(rng.choice(forms_named("cmp", "test", "sub")[2:4]), reg=rng.choice(FREE), rm=rng.choice(FREE))
             self.clear_flags(EFFECTS[form.name][0])
         self.add(form, imm=Ref(end))
         before = self.taint
         self.body(5)
         self.taint |= before
-        self.add(INC, reg=rng.choice(_FREE), key=end)
+        self.add(INC, reg=rng.choice(FREE), key=end)
 
     def counted_loop(self) -> None:
         rng, top, out = self.rng, self.key(), self.key()
@@ -212,7 +207,7 @@ class Program:
             self.add(rng.choice(forms_named("loope", "loopne")), imm=Ref(top))
             self.add(forms_named("jcxz")[0], imm=Ref(out))
             self.body(2)
-            self.add(DEC, reg=rng.choice(_FREE), key=out)
+            self.add(DEC, reg=rng.choice(FREE), key=out)
 
     def string(self) -> None:
         rng = self.rng
@@ -235,9 +230,9 @@ class Program:
         form = rng.choice(forms_named("div", "idiv"))
         reg = rng.choice((1, 3))
         if rng.random() < 0.85:
-            self.add(_one("or", "Ev", "Is"), rm=reg, imm=0x7F)
+            self.add(one("or", "Ev", "Is"), rm=reg, imm=0x7F)
             self.add(MOV_IMM, reg=2, imm=0)
-            self.add(_one("movzx", "Gv", "Eb"), reg=0, rm=rng.choice((0, 1, 2, 3)))
+            self.add(one("movzx", "Gv", "Eb"), reg=0, rm=rng.choice((0, 1, 2, 3)))
         self.add(form, rm=reg, prefixes=bytes([OPSIZE]) if form.sized and rng.random() < 0.2 else b"")
 
     def stack(self) -> None:
@@ -258,12 +253,12 @@ class Program:
                 self.plain()
             if form.name == "pushf" or rng.random() < 0.1:
                 # clear TF, NT, AC and ID: the program must not step or align-check itself
-                self.add(_one("and", "Ev", "Iv"), rm=Mem(4, disp_size=0), imm=0x8EFF if self.tame else 0xBEFF)
+                self.add(one("and", "Ev", "Iv"), rm=Mem(4, disp_size=0), imm=0x8EFF if self.tame else 0xBEFF)
                 if self.tame:
-                    self.add(_one("or", "Ev", "Iv"), rm=Mem(4, disp_size=0), imm=IF)
+                    self.add(one("or", "Ev", "Iv"), rm=Mem(4, disp_size=0), imm=IF)
                 self.add(forms_named("popf")[0])
             else:
-                self.add(forms_named("pop")[0], reg=rng.choice(_FREE))
+                self.add(forms_named("pop")[0], reg=rng.choice(FREE))
 
     def frame(self) -> None:
         if self.frames < 2:
@@ -280,14 +275,14 @@ class Program:
         if kind < 0.6:
             self.add(CALL_NEAR, imm=Ref(function))
         else:
-            reg = rng.choice(_FREE)
+            reg = rng.choice(FREE)
             self.add(MOV_IMM, reg=reg, imm=Ref(function))
             self.add(CALL_RM, rm=reg)
         self.add(rng.choice((JMP_SHORT, JMP_NEAR)), imm=Ref(after))
-        self.add(DEC, reg=rng.choice(_FREE), key=function)
+        self.add(DEC, reg=rng.choice(FREE), key=function)
         self.body(3)
         self.add(RET)
-        self.add(INC, reg=rng.choice(_FREE), key=after)
+        self.add(INC, reg=rng.choice(FREE), key=after)
 
     def jump(self) -> None:
         rng, end = self.rng, self.key()
@@ -295,7 +290,7 @@ class Program:
         if kind < 0.4:
             self.add(rng.choice((JMP_SHORT, JMP_NEAR)), imm=Ref(end))
         elif kind < 0.6:
-            reg = rng.choice(_FREE)
+            reg = rng.choice(FREE)
             self.add(MOV_IMM, reg=reg, imm=Ref(end))
             self.add(JMP_RM, rm=reg)
         elif kind < 0.8:
@@ -304,24 +299,24 @@ class Program:
         else:
             self.add(forms_named("jcxz")[0], imm=Ref(end))
         self.body(3)
-        self.add(INC, reg=rng.choice(_FREE), key=end)
+        self.add(INC, reg=rng.choice(FREE), key=end)
 
     def modify(self) -> None:
         """A store into an instruction: before, behind, or in the same loop as this one."""
         rng, victim = self.rng, self.key()
         kind = rng.random()
         if kind < 0.4:
-            insn: dict[str, object] = {"form": MOV_IMM, "reg": rng.choice(_FREE), "imm": value(rng)}
+            insn: dict[str, object] = {"form": MOV_IMM, "reg": rng.choice(FREE), "imm": value(rng)}
             store: dict[str, object] = {"form": MOV_MEM_IMM, "imm": value(rng), "disp_ref": Ref(victim, 1)}
             if rng.random() < 0.5:
                 store.update(form=MOV_MEM8_IMM, disp_ref=Ref(victim, 1 + rng.randrange(4)))
         elif kind < 0.7:
-            insn = {"form": INC, "reg": rng.choice(_FREE)}
+            insn = {"form": INC, "reg": rng.choice(FREE)}
             opcode = rng.choice((0x40, 0x41, 0x4B, 0x48, 0x90, 0x98, 0x92, 0xF5, 0x99))
             store = {"form": MOV_MEM8_IMM, "imm": opcode, "disp_ref": Ref(victim)}
         else:
-            insn = {"form": _one("add", "Eb", "Ib"), "rm": rng.randrange(8), "imm": value(rng)}
-            store = {"form": rng.choice((MOV_MEM8_IMM, _one("xor", "Eb", "Ib"), _one("add", "Eb", "Ib"))),
+            insn = {"form": one("add", "Eb", "Ib"), "rm": rng.randrange(8), "imm": value(rng)}
+            store = {"form": rng.choice((MOV_MEM8_IMM, one("xor", "Eb", "Ib"), one("add", "Eb", "Ib"))),
                      "imm": value(rng), "disp_ref": Ref(victim, 2)}  # fmt: skip
         store["rm"] = Mem()
         parts = [store, {"form": None}, {**insn, "key": victim}]
@@ -344,7 +339,9 @@ class Program:
     def odd(self) -> None:
         """Instructions that seldom stand in a program, faults among them."""
         rng = self.rng
-        name = rng.choice(("xlat", "push_seg", "into", "int3", "ud", "cli", "bound", "lar", "mov_from_seg", "seg", "arpl"))
+        name = rng.choice(
+            ("xlat", "push_seg", "into", "int3", "ud", "cli", "bound", "lar", "mov_from_seg", "seg", "arpl")
+        )
         if name == "xlat":
             self.add(MOV_IMM, reg=3, imm=DATA + 0x100)
             self.add(forms_named(name)[0])
@@ -353,16 +350,20 @@ class Program:
             self.add(PUSH_IMM, imm=0)
             self.add(forms_named("pop")[0], reg=0)
             self.add(rng.choice(forms_named(name)))
-            self.add(forms_named("pop")[0], reg=rng.choice(_FREE))
+            self.add(forms_named("pop")[0], reg=rng.choice(FREE))
         elif name == "seg":
             seg = rng.choice((0, 2, 3, 4, 5))
             self.add(MOV_IMM, reg=0, imm=0x2B if seg in (2, 3) or rng.random() < 0.5 else 0)
             self.add(forms_named("mov_to_seg")[0], reg=seg, rm=0)
-            self.add(INC, reg=rng.choice(_FREE))
-        elif name in ("lar", "arpl", "bound"):
-            self.add(forms_named(name)[0], reg=rng.choice(_FREE), rm=Mem(5, disp=8 * rng.randrange(-8, 8), disp_size=1))
+            self.add(INC, reg=rng.choice(FREE))
+        elif name == "lar":
+            # other selectors mean other descriptors natively
+            self.add(MOV_IMM, reg=0, imm=rng.choice((0x2B, 0x23, 0, 0xFFFF)))
+            self.add(rng.choice(forms_named("lar", "lsl", "verr", "verw")), reg=rng.choice(FREE), rm=0)
+        elif name in ("arpl", "bound"):
+            self.add(forms_named(name)[0], reg=rng.choice(FREE), rm=Mem(5, disp=8 * rng.randrange(-8, 8), disp_size=1))
         elif name == "mov_from_seg":
-            self.add(forms_named(name)[0], reg=rng.randrange(6), rm=rng.choice(_FREE))
+            self.add(forms_named(name)[0], reg=rng.randrange(6), rm=rng.choice(FREE))
         elif name in ("into",) or rng.random() < 0.3:
             self.clear_flags(EFFECTS["into"][0])
             self.add(forms_named(name)[0])
@@ -394,4 +395,6 @@ def sequence(seed: object, tame: bool = False) -> Case:
 def rebuild(case: Case, program: list[Insn]) -> Case:
     """The same case with another program."""
     code, _ = assemble(program, case.eip, END)
-    return Case(code, list(case.regs), case.eflags, case.eip, -1, list(case.patches), case.max_steps, case.fs, case.gs, program)
+    return Case(
+        code, list(case.regs), case.eflags, case.eip, -1, list(case.patches), case.max_steps, case.fs, case.gs, program
+    )

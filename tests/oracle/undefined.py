@@ -11,16 +11,17 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from .case import AF, ARITH, CF, DF, OF, PF, SF, ZF
-from .encode import CONDITIONS, FORMS, OPSIZE, REP, REPNE, Form
+from .encode import ADSIZE, CONDITIONS, FORMS, OPSIZE, REP, REPNE, Form
 
 DEST = 1 << 31
 
 
 class Context(NamedTuple):
-    """What conditions look at: operand size in bits, and the shift count masked to five bits."""
+    """What conditions look at: operand size in bits, the shift count masked to five bits, and what lies below esp."""
 
     size: int
     count: int
+    slot_clear: bool
 
 
 CONDITION = {
@@ -30,6 +31,7 @@ CONDITION = {
     "count >= size": lambda c: c.count >= c.size,
     "count > size": lambda c: c.count > c.size,
     "size = 16": lambda c: c.size == 16,
+    "slot not zero": lambda c: c.size == 32 and not c.slot_clear,
 }
 
 UNDEFINED = (
@@ -40,19 +42,33 @@ UNDEFINED = (
     ("rol ror rcl rcr", "count > 1", OF, "SDM vol. 2 RCL/RCR/ROL/ROR: OF is defined only for 1-bit rotates"),
     ("shld shrd", "count > 0", AF, "SDM vol. 2 SHLD, SHRD: for a count of 1 or more AF is undefined"),
     ("shld shrd", "count > 1", OF, "SDM vol. 2 SHLD, SHRD: for shifts of more than one bit OF is undefined"),
-    ("shld shrd", "count > size", ARITH | DEST, "SDM vol. 2 SHLD, SHRD: count beyond the size: operand and flags undefined"),
+    (
+        "shld shrd",
+        "count > size",
+        ARITH | DEST,
+        "SDM vol. 2 SHLD, SHRD: count beyond the size: operand and flags undefined",
+    ),
     ("mul imul", "always", SF | ZF | AF | PF, "SDM vol. 2 MUL, IMUL: SF, ZF, AF and PF are undefined"),
     ("div idiv", "always", ARITH, "SDM vol. 2 DIV, IDIV: CF, OF, SF, ZF, AF and PF are undefined"),
     ("bt bts btr btc", "always", OF | SF | AF | PF, "SDM vol. 2 BT, BTC, BTR, BTS: OF, SF, AF and PF are undefined"),
     ("bsf bsr", "always", CF | OF | SF | AF | PF, "SDM vol. 2 BSF, BSR: CF, OF, SF, AF and PF are undefined"),
     ("bswap", "size = 16", DEST, "SDM vol. 2 BSWAP: on a 16-bit register the result is undefined"),
+    (
+        "push_seg",
+        "slot not zero",
+        DEST,
+        "SDM vol. 2 PUSH: a selector is zero-extended, or only half of the slot written",
+    ),
     ("daa das", "always", OF, "SDM vol. 2 DAA, DAS: OF is undefined"),
     ("aaa aas", "always", OF | SF | ZF | PF, "SDM vol. 2 AAA, AAS: OF, SF, ZF and PF are undefined"),
     ("aam aad", "always", OF | AF | CF, "SDM vol. 2 AAM, AAD: OF, AF and CF are undefined"),
 )
 
 PARTIAL = (
-    ("pusha enter callf", "SDM vol. 2 PUSHA, ENTER, CALL: a fault leaves registers alone, but not which slots below ESP were written"),
+    (
+        "pusha enter callf",
+        "SDM vol. 2 PUSHA, ENTER, CALL: a fault leaves registers alone, but not which slots below ESP were written",
+    ),
 )
 """Instructions that store more than once, and may have stored something when they fault; and why."""
 
@@ -149,14 +165,14 @@ def _modrm_end(insn: bytes, at: int, addr16: bool) -> int:
 
 def _count(d: Decoded, insn: bytes, ecx: int) -> int:
     if "Ib" in d.form.operands:
-        return insn[_modrm_end(insn, d.at, 0x67 in d.prefixes)] & 31
+        return insn[_modrm_end(insn, d.at, ADSIZE in d.prefixes)] & 31
     if d.form.opcode[0] in (0xD0, 0xD1):
         return 1
     return ecx & 31
 
 
-def effect(insn: bytes, regs: tuple[int, ...] | list[int]) -> Effect:
-    """Effect of the instruction in bytes with these general registers before it."""
+def effect(insn: bytes, regs: tuple[int, ...] | list[int], slot_clear: bool = True) -> Effect:
+    """Effect of the instruction in bytes with these general registers before it; slot_clear: zeros lie below esp."""
     d = identify(insn)
     if d is None:
         return Effect("?", 0, 0, 0)
@@ -169,10 +185,10 @@ def effect(insn: bytes, regs: tuple[int, ...] | list[int]) -> Effect:
         count = _count(d, insn, regs[1])
         if count == 0:
             return Effect(name, 0, 0, 0)
-    if name[:4] in ("cmps", "scas") and (REP in d.prefixes or REPNE in d.prefixes):
-        if not regs[1] & (0xFFFF if 0x67 in d.prefixes else 0xFFFFFFFF):
-            return Effect(name, 0, 0, 0)
-    return Effect(name, reads, writes, _undefined(name, Context(size, count)))
+    repeats = name[:4] in ("cmps", "scas") and (REP in d.prefixes or REPNE in d.prefixes)
+    if repeats and not regs[1] & (0xFFFF if ADSIZE in d.prefixes else 0xFFFFFFFF):
+        return Effect(name, 0, 0, 0)
+    return Effect(name, reads, writes, _undefined(name, Context(size, count, slot_clear)))
 
 
 @lru_cache(maxsize=4096)

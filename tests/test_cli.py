@@ -1,0 +1,229 @@
+"""The command line, called as a function and as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pykprobes.cli import main, shipped_images
+from tests.elf_builder import DYN, ElfBuilder, Symbol
+
+LENGTH = "p:crc crc32 length=+12(%sp):u32"
+COMMAND = [sys.executable, "-m", "pykprobes"]
+FOREVER = ElfBuilder(text=b"\x40\xeb\xfd").build()
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    try:
+        status = main(arguments)
+    except SystemExit as error:
+        status = int(error.code or 0)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_run(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(
+        capsys, "run", "checksum", "--probe", LENGTH, "--probe", "p:adler adler32", "--hist", "length"
+    )
+    assert (status, err) == (0, "")
+    assert "checksum: the machine halted" in out
+    lines = out.splitlines()
+    assert any(line.split() == ["crc", "0x08048100", "256", "0"] for line in lines)
+    assert any(line.split()[:1] == ["adler"] for line in lines)
+    assert any(line.startswith("[4K, 8K)") and "█" in line for line in lines)
+
+
+def test_run_json(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["run", "checksum", "--probe", LENGTH, "--hist", "length:0:8192:8", "--occupancy", "--json"]
+    status, out, _ = run(capsys, *arguments)
+    data = json.loads(out)
+    assert status == 0
+    assert data["stop"]["reason"] == "HALT"
+    assert data["icount"] == data["stop"]["icount"]
+    (probe,) = data["probes"]
+    assert (probe["name"], probe["hits"], probe["nmissed"]) == ("crc", 256, 0)
+    hist = probe["histograms"]["length"]
+    assert hist["edges"] == list(range(0, 9216, 1024))
+    assert sum(hist["counts"]) + hist["under"] + hist["over"] == 256
+    assert sum(data["occupancy"]) == 1
+
+
+def test_call(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "run", "checksum", "--call", "adler32", "1", "str:abc", "3", "--json")
+    assert status == 0
+    assert json.loads(out)["result"] == 0x024D0127
+    status, out, _ = run(capsys, "run", "checksum", "--call", "adler32", "0x1", "crc32", "0")
+    assert "returned 1 (0x1)" in out
+
+
+def test_limits_and_until(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "run", "checksum", "--max-instructions", "1000", "--json")
+    assert json.loads(out)["stop"] == {
+        **json.loads(out)["stop"], "reason": "LIMIT", "icount": 1000,
+    }  # fmt: skip
+    _, out, _ = run(capsys, "run", "checksum", "--until", "crc32", "--json")
+    assert json.loads(out)["stop"]["reason"] == "UNTIL"
+
+
+def test_timer(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "run", "kernel", "--timer", "0x20:5000", "--max-instructions", "50000000")
+    assert status == 0
+    assert "halted" in out
+
+
+def test_kprobes_of_2_5_26(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "run", "checksum", "--kprobes", "2.5.26", "--probe", LENGTH, "--json")
+    assert status == 0
+    assert json.loads(out)["probes"][0]["hits"] == 256
+
+
+def test_guest_that_fails(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "ud2"
+    path.write_bytes(ElfBuilder(text=b"\x0f\x0b").build())
+    status, out, _ = run(capsys, "run", str(path))
+    assert status == 1
+    assert "invalid opcode at 0x8049000 (ud2)" in out
+    path.write_bytes(b"\x0f\x0b")
+    status, out, _ = run(capsys, "run", str(path), "--at", "0x2000")
+    assert status == 1
+    assert "invalid opcode at 0x2000" in out
+
+
+def test_import_that_nothing_provides(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    b = ElfBuilder(
+        DYN, 0x60000000, b"\xff\x25\0\x20\0\x60", symbols=[Symbol("go", 0x60001000), Symbol("puts", section=0)]
+    )
+    b.words, b.relocations = [0], [(b.word_at(0), 7, 2)]
+    path = tmp_path / "lib.so"
+    path.write_bytes(b.build())
+    status, _, err = run(capsys, "run", str(path), "--at", "0x60001000", "--call", "go")
+    assert status == 1
+    assert "puts" in err
+
+
+def test_disasm(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "disasm", "checksum")
+    assert status == 0
+    assert out.startswith("_start:")
+    assert "call guest_main" in out
+    status, out, _ = run(capsys, "disasm", "checksum", "crc32+1", "-n", "3")
+    assert len(out.splitlines()) == 3
+
+
+def test_symbols(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "symbols", "checksum", "*32")
+    assert status == 0
+    assert [line.split()[1] for line in out.splitlines()] == ["crc32", "adler32", "fletcher32"]
+    _, out, _ = run(capsys, "symbols", "checksum", "--json")
+    assert json.loads(out)["crc32"] == 0x08048100
+
+
+def test_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(capsys, "demo")
+    assert (status, err) == (0, "")
+    for text in ("hits", "missed", "crc32: length", "[4K, 8K)", "table of 64 buckets", "█"):
+        assert text in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "required"),
+        (["run"], "IMAGE"),
+        (["fly"], "invalid choice"),
+        (["run", "nothing"], "shipped images are: checksum"),
+        (["run", "/"], "directory"),
+        (["run", "/etc/passwd"], "not an ELF file"),
+        (["run", sys.executable], "64-bit"),
+        (["run", "checksum", "--probe", "crc32"], "begins with p"),
+        (["run", "checksum", "--probe", "p:x"], "symbol or an address"),
+        (["run", "checksum", "--probe", "p:x crd32"], "did you mean crc32"),
+        (["run", "checksum", "--probe", "p:x crc32+0x21"], "inside an instruction"),
+        (["run", "checksum", "--probe", "p:x crc32 %zz"], "column 2"),
+        (["run", "checksum", "--probe", "p:x crc32 a=%ax a=%bx"], "two fields"),
+        (["run", "checksum", "--probe", "r:x crc32"], "not supported yet"),
+        (["run", "checksum", "--probe", "p:x crc32", "--probe", "p:y crc32"], "has a probe already"),
+        (["run", "checksum", "--probe", LENGTH, "--hist", "size"], "fields are: length"),
+        (["run", "checksum", "--probe", LENGTH, "--hist", "length:1"], "LOW:HIGH:BINS"),
+        (["run", "checksum", "--probe", LENGTH, "--hist", "length:5:1:4"], "low < high"),
+        (["run", "checksum", "--hist", "length"], "fields are: none"),
+        (["run", "checksum", "--call", "nothing"], "no symbol"),
+        (["run", "checksum", "--call", "crc32", "x y"], "no place"),
+        (["run", "checksum", "--call", "crc32", "0x123456789"], "32 bits"),
+        (["run", "checksum", "--timer", "5"], "VEC:PERIOD"),
+        (["run", "checksum", "--timer", "300:5"], "VEC:PERIOD"),
+        (["run", "checksum", "--until", "nowhere"], "no symbol"),
+        (["run", "checksum", "--max-instructions", "few"], "invalid"),
+        (["run", "checksum", "--max-instructions", "-5"], "negative"),
+        (["run", "checksum", "--at", "0x1000"], "linked for"),
+        (["disasm", "checksum", "nowhere"], "no symbol"),
+        (["symbols", "checksum", "zzz*"], "matches"),
+    ],
+)
+def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("pykprobes: ")
+    assert err.count("\n") == 1
+    assert says in err
+
+
+def test_process_and_broken_pipe() -> None:
+    done = subprocess.run([*COMMAND, "--version"], capture_output=True, text=True)
+    assert done.stdout.startswith("pykprobes 0.")
+    shell = f"{sys.executable} -m pykprobes disasm checksum guest_main | head -n 1"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    assert done.stdout == "guest_main:\n"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_interrupt_prints_what_there_is(tmp_path: Path, arguments: list[str]) -> None:
+    path = tmp_path / "forever"
+    path.write_bytes(FOREVER)
+    command = [*COMMAND, "run", str(path), "--probe", "p:inc 0x08049000", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, "")
+    if arguments:
+        assert json.loads(out)["interrupted"]
+        assert json.loads(out)["probes"][0]["hits"] > 1000
+    else:
+        assert "interrupted" in out
+        assert "inc" in out
+
+
+def test_progress_on_a_terminal_only(tmp_path: Path) -> None:
+    path = tmp_path / "forever"
+    path.write_bytes(FOREVER)
+    command = [*COMMAND, "run", str(path), "--max-instructions", "400000000"]
+    quiet = subprocess.run(command, capture_output=True, text=True)
+    assert quiet.stderr == ""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            seen += chunk
+    except OSError:
+        pass
+    process.wait()
+    os.close(ours)
+    assert b"million a second" in seen
+    assert seen.endswith(b"\r\033[K")
+
+
+def test_shipped_images_are_there() -> None:
+    assert {"checksum", "sorting", "hashtable", "kernel"} <= set(shipped_images())
