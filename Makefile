@@ -4,7 +4,7 @@ VENV ?= $(or $(VIRTUAL_ENV),.venv)
 PY = $(VENV)/bin/python
 READY = $(VENV)/.pykprobes-
 SOURCES = setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.def csrc/*.py)
-ASAN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" PYTHONPATH=build/asan \
+ASAN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" PYTHONPATH=build/asan:. \
 	PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
 .PHONY: demo test bench asan fuzz lint clean
@@ -13,14 +13,14 @@ demo: $(READY)test
 	@$(PY) -m pykprobes demo
 
 test: $(READY)test
-	$(PY) -m pytest -q tests $(ARGS)
+	$(PY) -m pytest -q $(or $(ARGS),tests)
 
 bench: $(READY)bench
-	$(PY) -m pytest -q bench $(ARGS)
+	$(PY) -m pytest -q $(or $(ARGS),bench)
 
-asan: $(READY)test
+asan: $(READY)dev
 	PYK_SANITIZE=1 $(PY) setup.py -q build --build-base build/asan-base --build-lib build/asan
-	$(ASAN) $(VENV)/bin/pytest -q -p no:cacheprovider tests $(ARGS)
+	$(ASAN) $(VENV)/bin/pytest -q -p no:cacheprovider --import-mode=importlib $(or $(ARGS),tests)
 
 fuzz: $(READY)test
 	$(PY) -m tests.fuzz $(ARGS)

@@ -116,6 +116,7 @@ struct kernel_layout {
 const struct kernel_layout *machine_kernel_layout(machine *m);
 /* Exceptions with this vector go to CALLBACK_TRAP before the run stops with TRAP. */
 void machine_claim_trap(machine *m, uint8_t vector, int on);
+/* The frame of the trap that is being served, NULL outside of traps (the calls of imports). */
 struct frame *machine_frame(machine *m);
 
 struct action;

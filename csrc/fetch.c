@@ -64,5 +64,5 @@ bool fetch_value(struct machine *m, const struct fetch *arg, const struct frame 
 int machine_fetch(machine *m, const struct fetch *f, uint64_t *ret)
 {
     const struct frame *frame = machine_frame(m);
-    return fetch_value(m, f, frame, ret) ? 0 : -1;
+    return frame && fetch_value(m, f, frame, ret) ? 0 : -1;
 }

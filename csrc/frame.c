@@ -20,10 +20,7 @@ void frame_end(struct machine *m)
 
 struct frame *machine_frame(machine *m)
 {
-    if (m->frames.used)
-        return &m->frames.level[m->frames.used - 1].frame;
-    m->frames.none = (struct frame){.address = ~0u};
-    return &m->frames.none;
+    return m->frames.used > m->frames.hidden ? &m->frames.level[m->frames.used - 1].frame : NULL;
 }
 
 /* The general registers in frame order, ebx to eax. */
@@ -131,7 +128,8 @@ bool frame_save_all(struct machine *m, struct live_frame *lf, const struct frame
         *ret_error = 0;
     lf->on_stack = true;
     lf->frame.address = lin;
-    lf->frame.sp = frame_is_user(&lf->frame) ? regs->esp : low + FRAME_ESP;
+    lf->user = (regs->cs & 3) || (regs->eflags & EFLAGS_VM);
+    lf->frame.sp = lf->user ? regs->esp : low + FRAME_ESP;
     stack_move(cpu, 0 - pushed);
     lf->esp = cpu->gpr[ESP];
     cpu->eflags &= ~EFLAGS_DF;
@@ -154,6 +152,7 @@ bool frame_enter(struct machine *m, struct live_frame *lf, u32 orig_eax)
     word_store(host, offsetof(struct pt_regs, eflags), cpu_eflags(cpu) & ~EFLAGS_RF);
     push_fast(cpu, host, regs, orig_eax, &unused);
     lf->on_stack = true;
+    lf->user = false;
     lf->frame.address = lf->esp = low;
     lf->frame.sp = low + FRAME_ESP;
     cpu->gpr[ESP] = low;
@@ -221,7 +220,7 @@ void frame_lend(struct machine *m, struct frame *f)
     struct live_frame *lf = (struct live_frame *)f;
     if (lf->on_stack)
         commit(m->cpu, lf);
-    else if (!frame_is_user(f))
+    else if (!lf->user)
         exchange_slots(m->cpu, lf);
     lf->seen = f->regs;
 }
@@ -231,7 +230,7 @@ void frame_sync(struct machine *m, struct frame *f)
     struct live_frame *lf = (struct live_frame *)f;
     if (lf->on_stack)
         exchange(m->cpu, lf);
-    else if (!frame_is_user(f))
+    else if (!lf->user)
         exchange_slots(m->cpu, lf);
 }
 
@@ -286,7 +285,8 @@ void frame_capture(struct machine *m, struct live_frame *lf)
     regs->ss = cpu->seg[SS].selector;
     lf->frame.sp = cpu->gpr[ESP];
     lf->frame.address = cpu->seg[SS].base + (cpu->gpr[ESP] & stack_mask(&cpu->seg[SS])) - FRAME_ESP;
-    if (!frame_is_user(&lf->frame))
+    lf->user = cpu->cpl == 3;
+    if (!lf->user)
         peek_above(cpu, lf->frame.address, regs);
     lf->seen = *regs;
     lf->on_stack = false;
@@ -301,7 +301,7 @@ void frame_write_back(struct machine *m, struct live_frame *lf)
     load_registers(cpu, regs);
     cpu->eip = regs->eip;
     cpu_set_eflags(cpu, (regs->eflags & ~EFLAGS_VM) | vm);
-    if (frame_is_user(&lf->frame))
+    if (lf->user)
         cpu->gpr[ESP] = regs->esp;
     else
         exchange_slots(cpu, lf);

@@ -29,6 +29,7 @@ struct live_frame {
     struct frame frame;         /* first: handlers get its address */
     struct pt_regs seen;        /* the words as Python got them; of a virtual frame, the slots as they are in memory */
     u32 esp;                    /* the kernel's stack pointer, at the frame's lowest word */
+    bool user;                  /* the trap interrupted user or virtual-8086 code: esp and ss are the CPU's, no alias */
     bool on_stack;              /* the frame is in guest memory at frame.address */
 };
 _Static_assert(offsetof(struct live_frame, frame) == 0, "a frame's address is its live_frame's");
@@ -36,7 +37,7 @@ _Static_assert(offsetof(struct live_frame, frame) == 0, "a frame's address is it
 struct frame_stack {
     struct live_frame level[FRAME_LEVELS];  /* handlers within runs within handlers ... */
     u32 used;
-    struct frame none;          /* what there is outside of traps: at the end of memory */
+    u32 hidden;                 /* of these, how many are not those of the handler that is running */
 };
 
 /* What an entry stub does before it calls C. */
@@ -65,10 +66,9 @@ void frame_sync(struct machine *m, struct frame *f);
 void frame_capture(struct machine *m, struct live_frame *lf);
 void frame_write_back(struct machine *m, struct live_frame *lf);
 
-/* Did the trap interrupt user or virtual-8086 code? Then esp and ss are the CPU's, no alias. */
 ALWAYS_INLINE bool frame_is_user(const struct frame *f)
 {
-    return (f->regs.cs & 3) || (f->regs.eflags & 0x20000);
+    return ((const struct live_frame *)f)->user;
 }
 
 #endif

@@ -86,7 +86,7 @@ static bool by_int(const struct cpu *cpu, unsigned vector)
 
 static struct frame_stub stub_of(const struct machine *m, unsigned vector)
 {
-    const struct trap_entry *entry = &entries[vector];
+    const struct trap_entry *entry;
 
     if (vector == SYSTEM_CALL)
         return (struct frame_stub){.orig_eax_is_eax = true};
@@ -94,6 +94,7 @@ static struct frame_stub stub_of(const struct machine *m, unsigned vector)
         return (struct frame_stub){.orig_eax = vector - 256};
     if (vector >= sizeof entries / sizeof *entries)
         return (struct frame_stub){.orig_eax = ~0u};
+    entry = &entries[vector];
     return (struct frame_stub){
         .error_code = entry->error_code && !by_int(m->cpu, vector),
         .orig_eax_is_eax = entry->orig == ORIG_EAX && (vector == T_NMI || m->kprobes),
@@ -204,9 +205,12 @@ int kernel_trap(struct machine *m)
 static int call_import(struct machine *m, u32 number)
 {
     struct cpu *cpu = m->cpu;
-    int served = m->config.callback(m->config.tag, CALLBACK_IMPORT, (int)number, 0);
-    u32 eip;
+    u32 eip, hidden = m->frames.hidden;
+    int served;
 
+    m->frames.hidden = m->frames.used;
+    served = m->config.callback(m->config.tag, CALLBACK_IMPORT, (int)number, 0);
+    m->frames.hidden = hidden;
     if (served == CALLBACK_RAISED)
         return cpu_stop(cpu, STOP_PYTHON);
     if (!mem_read(cpu, SS, cpu->gpr[ESP] & stack_mask(&cpu->seg[SS]), 4, &eip))

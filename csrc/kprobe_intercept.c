@@ -3,6 +3,13 @@
 #include "kprobe.h"
 #include "mmu.h"
 
+/* The probe of a breakpoint trap. The patch compares with eip, whatever the code segment's base is. */
+static const struct kprobe *probe_of_trap(const struct machine *m)
+{
+    const struct cpu *cpu = m->cpu;
+    return kprobe_at(m, (m->kprobes->mends->skip_user ? cpu->seg[CS].base : 0) + cpu->eip - 1);
+}
+
 /* Is there anything that the exception could mean to a probe? */
 static bool concerns(const struct machine *m)
 {
@@ -13,7 +20,7 @@ static bool concerns(const struct machine *m)
         return false;
     if (kp->cpu != KPROBE_NO_CPU)
         return true;
-    return cpu->fault.vector == T_BRKPT && kprobe_at(m, cpu->seg[CS].base + cpu->eip - 1);
+    return cpu->fault.vector == T_BRKPT && probe_of_trap(m);
 }
 
 static int hook(struct machine *m, struct frame *f, const struct fault *fault)
@@ -23,7 +30,7 @@ static int hook(struct machine *m, struct frame *f, const struct fault *fault)
 
     switch (fault->vector) {
     case T_BRKPT:
-        return kprobe_at(m, cpu->seg[CS].base + cpu->eip - 1) ? kprobe_handler(m, f) : 0;
+        return probe_of_trap(m) ? kprobe_handler(m, f) : 0;
     case T_DEBUG:
         if (fault->software || !(cpu->dr[6] & DR6_BS) || !kprobe_stepping(kp))
             return 0;

@@ -13,13 +13,14 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._core import ffi, lib
-from .registers import NO_FRAME, PtRegs
+from .dispatch import RAISED, Dispatch
+from .registers import PtRegs
 
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-    from ._core import Action, Fetch, Machine, StopInfo
+    from ._core import Action, Fetch, Frame, Machine, StopInfo
     from .fetchargs import FetchArg
 
     Bins = NDArray[numpy.uint64]
@@ -33,10 +34,9 @@ NONE, UNTIL = lib.STOP_NONE, lib.STOP_UNTIL
 PRE, POST, FAULT, TRAP, IMPORT = (  # PRE is 0
     lib.CALLBACK_PRE, lib.CALLBACK_POST, lib.CALLBACK_FAULT, lib.CALLBACK_TRAP, lib.CALLBACK_IMPORT,
 )  # fmt: skip
-RAISED = lib.CALLBACK_RAISED
+KIND_NAMES = {PRE: "pre", POST: "post", FAULT: "fault", TRAP: "trap", IMPORT: "import"}
 SCRATCH = 4096
 
-Handler = Callable[..., Any]
 _running: dict[int, Core] = {}
 _tags = count(1)
 
@@ -71,21 +71,18 @@ class Stats(NamedTuple):
 def _callback(tag: int, kind: int, index: int, arg: int) -> int:
     core = _running[tag]
     try:
-        regs = core.regs
-        if regs._frame is NO_FRAME:
-            core.find_frame()
         if not kind:
             handler, probe = core.pre[index]
-            handler(probe, regs)
+            handler(probe, core.regs)
             return core.verdict
         served = core.serve[kind](index, arg)
         return core.verdict or served
     except BaseException as exception:
-        core.keep(exception, kind, index)
+        core.keep(exception, KIND_NAMES[kind], index)
         return RAISED
 
 
-class Core:
+class Core(Dispatch):
     """One C machine and the Python side of its callbacks."""
 
     def __init__(self, pages: int, kernel: str | None, kprobes: str | None, optimize: bool) -> None:
@@ -112,17 +109,9 @@ class Core:
         self._scratch = ffi.new("uint8_t[]", SCRATCH)
         self._scratch_bytes = ffi.buffer(self._scratch)
         self._word = ffi.new("uint32_t *")
-        self.verdict = 0
-        self.exception: BaseException | None = None
-        self.regs = PtRegs(self)
-        self.pre: list[tuple[Handler, Any]] = []
-        self.post: list[Handler | None] = []
-        self.fault: list[Handler | None] = []
-        self.probes: list[Any] = []
-        self.traps: dict[int, Callable[[PtRegs], Any]] = {}
-        self.imports: list[Callable[[], int]] = []
+        super().__init__(PtRegs(self))
         self.serve: dict[int, Callable[[int, int], int]] = {
-            POST: self._post, FAULT: self._fault, TRAP: self._trap, IMPORT: self._import,
+            POST: self.serve_post, FAULT: self.serve_fault, TRAP: self.serve_trap, IMPORT: self._import,
         }  # fmt: skip
         self.layout = self._layout()
 
@@ -177,7 +166,7 @@ class Core:
                 del _running[self.tag]
                 self._thread = None
                 self.verdict = 0
-                self.regs._point_to(NO_FRAME)
+                self.regs._forget()
 
     def run(self, slice: int) -> int:
         """Run up to `slice` instructions; the reason is a number of enum stop_reason."""
@@ -189,15 +178,6 @@ class Core:
             if exception is not None:
                 raise exception
         return reason
-
-    def take_stop(self) -> bool:
-        """Did a handler ask to stop? It is told once."""
-        verdict, self.verdict = self.verdict, 0
-        return verdict != 0
-
-    def request_stop(self) -> None:
-        """Stop the run when the handler, or the progress function, that is running returns."""
-        self.verdict = RAISED
 
     def stop_info(self) -> StopInfo:
         return lib.machine_stop_info(self.handle)
@@ -212,7 +192,7 @@ class Core:
             raise RecursionError("calls inside handlers inside calls are nested too deeply")
         kept = self._until, self.verdict
         self.verdict = 0
-        self.regs._point_to(NO_FRAME)
+        self.regs._forget()
         self.set_until(None)
         return kept
 
@@ -220,15 +200,7 @@ class Core:
         lib.machine_nest_end(self._m)
         self.set_until(kept[0])
         self.verdict = kept[1]
-        self.regs._point_to(NO_FRAME)
-        if self._depth:
-            self.find_frame()
-
-    def find_frame(self) -> None:
-        """Point regs to the frame of the handler that is running. At one depth of runs it is always the same."""
-        frame = lib.machine_frame(self._m)
-        if frame != ffi.NULL:
-            self.regs._point_to(frame)
+        self.regs._forget()
 
     @property
     def icount(self) -> int:
@@ -248,10 +220,10 @@ class Core:
     def set_reg(self, number: int, value: int) -> int:
         return lib.machine_set_reg(self.handle, number, value)
 
-    def frame_address(self) -> int | None:
-        """Linear address of the running handler's frame, None where it has none."""
-        frame = lib.machine_frame(self.handle)
-        return None if frame == ffi.NULL else frame.address
+    def frame(self) -> Frame | None:
+        """The frame of the handler that is running, None where there is none."""
+        frame = lib.machine_frame(self._m) if self._depth else ffi.NULL
+        return None if frame == ffi.NULL else frame
 
     def peek(self, address: int, size: int) -> bytes:
         """The bytes from address up to the first unmapped page."""
@@ -292,22 +264,14 @@ class Core:
         wanted = (lib.PROBE_PRE if pre else 0) | (lib.PROBE_POST if post else 0) | (lib.PROBE_FAULT if fault else 0)
         number = lib.kprobe_register(self.handle, address, wanted, ffi.NULL if action is None else action)
         if number >= 0:
-            missing = number + 1 - len(self.probes)
-            if missing > 0:
-                self.pre += [(_unregistered, None)] * missing
-                self.post += [None] * missing
-                self.fault += [None] * missing
-                self.probes += [None] * missing
-            self.pre[number] = (pre or _unregistered, probe)
-            self.post[number], self.fault[number], self.probes[number] = post, fault, probe
+            self.enrol(number, probe)
         return number
 
     def unregister(self, number: int) -> int:
         """Unregister by id: 0 or -errno."""
         error = lib.kprobe_unregister(self.handle, number)
         if not error:
-            self.pre[number] = (_unregistered, None)
-            self.post[number] = self.fault[number] = self.probes[number] = None
+            self.drop(number)
         return error
 
     def stats(self, number: int) -> Stats:
@@ -345,29 +309,6 @@ class Core:
         else:
             self.traps[vector] = serve
 
-    def keep(self, exception: BaseException, kind: int, index: int) -> None:
-        """Keep a handler's exception for run to raise, with a note saying whose it is."""
-        names = {PRE: "pre_handler", POST: "post_handler", FAULT: "fault_handler"}
-        if kind in names and index < len(self.probes) and self.probes[index] is not None:
-            exception.add_note(f"in the {names[kind]} of {self.probes[index]!r}")
-        elif kind == TRAP:
-            exception.add_note(f"in the handler of vector {index:#x}")
-        self.exception = exception
-
-    def _post(self, index: int, arg: int) -> int:
-        handler = self.post[index]
-        if handler is not None:
-            handler(self.probes[index], self.regs, arg)
-        return 0
-
-    def _fault(self, index: int, arg: int) -> int:
-        handler = self.fault[index]
-        return 1 if handler is not None and handler(self.probes[index], self.regs, arg) else 0
-
-    def _trap(self, index: int, arg: int) -> int:
-        serve = self.traps.get(index)
-        return 1 if serve is not None and serve(self.regs) else 0
-
     def _import(self, index: int, arg: int) -> int:
         lib.machine_set_reg(self._m, 0, self.imports[index]())
         if self.verdict:
@@ -379,10 +320,6 @@ class Core:
         esp = lib.machine_get_reg(self._m, 4)
         lib.machine_set_reg(self._m, 8, int.from_bytes(self.peek(esp, 4), "little"))
         lib.machine_set_reg(self._m, 4, esp + 4 & 0xFFFFFFFF)
-
-
-def _unregistered(probe: object, regs: PtRegs) -> None:
-    """Stands in a list where no probe is."""
 
 
 def probe_bucket(address: int) -> int:

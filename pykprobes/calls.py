@@ -51,9 +51,9 @@ def call(
     in_registers = words[: CONVENTIONS[convention]]
     on_stack = words[CONVENTIONS[convention] :]
     esp = machine.regs.esp
-    frame_address = core.frame_address()
-    if frame_address is not None:
-        esp = min(esp, frame_address)
+    handlers_frame = core.frame()
+    if handlers_frame is not None:
+        esp = min(esp, handlers_frame.address)
     # The ABI has the arguments begin at a multiple of 16.
     arguments = (esp - 4 * len(on_stack)) & ~15
     frame = struct.pack(f"<{len(on_stack) + 1}I", core.layout.call_return, *on_stack)

@@ -117,17 +117,21 @@ def _word(name: str) -> _Word:
     return cast(_Word, property(attrgetter("_regs." + name), setter, doc=f"{name} of the interrupted code"))
 
 
-class NoFrame:
-    """Stands in for the frame while no handler runs."""
+class _Unknown:
+    """Stands in for the frame, or its registers, until somebody wants to know: most hits of a probe look at neither."""
+
+    def __init__(self, regs: PtRegs, slot: str) -> None:
+        self.__dict__.update(owner=regs, slot=slot)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise RuntimeError("regs are those of a running handler: keep the values, not the object")
+        self.owner._find()
+        return getattr(getattr(self.owner, self.slot), name)
 
-
-NO_FRAME = cast("Frame", NoFrame())
-NO_REGS = cast("FrameRegs", NoFrame())
+    def __setattr__(self, name: str, value: int) -> None:
+        self.owner._find()
+        setattr(getattr(self.owner, self.slot), name, value)
 
 
 class PtRegs:
@@ -137,15 +141,23 @@ class PtRegs:
     on top of the interrupted stack, and ``sp`` is the interrupted stack pointer itself.
     """
 
-    __slots__ = ("_core", "_frame", "_regs")
+    __slots__ = ("_core", "_frame", "_regs", "_unknown")
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._point_to(NO_FRAME)
+        self._unknown = cast("Frame", _Unknown(self, "_frame")), cast("FrameRegs", _Unknown(self, "_regs"))
+        self._frame, self._regs = self._unknown
 
-    def _point_to(self, frame: Frame) -> None:
-        self._frame = frame
-        self._regs = NO_REGS if frame is NO_FRAME else frame.regs
+    def _forget(self) -> None:
+        """Another handler's frame may come next."""
+        self._frame, self._regs = self._unknown
+
+    def _find(self) -> None:
+        """Point to the frame of the handler that is running. At one depth of runs it is always the same."""
+        frame = self._core.frame()
+        if frame is None:
+            raise RuntimeError("regs are those of a running handler: keep the values, not the object")
+        self._frame, self._regs = frame, frame.regs
 
     ebx, ecx, edx, esi = _word("ebx"), _word("ecx"), _word("edx"), _word("esi")
     edi, ebp, eax = _word("edi"), _word("ebp"), _word("eax")
@@ -201,7 +213,7 @@ class PtRegs:
         self._regs.esp = word(value)
 
     def __repr__(self) -> str:
-        if self._frame is NO_FRAME:
+        if self._core.frame() is None:
             return "<PtRegs, no handler is running>"
         names = [name for name in FRAME if name not in ("orig_eax", "ss")]
         return "<PtRegs " + " ".join(f"{name}={getattr(self, name):#x}" for name in names) + f" sp={self.sp:#x}>"

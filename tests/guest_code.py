@@ -26,7 +26,8 @@ INT16, TRAP16, INT32, TRAP32, CALL16, CALL32, TASK = 6, 7, 14, 15, 4, 12, 5
 DIVIDE, DEBUG, BREAK, OVERFLOW, INVALID, DEVICE, DOUBLE = 0, 1, 3, 4, 6, 7, 8
 BAD_TSS, ABSENT, STACK, PROTECTION, PAGE = 10, 11, 12, 13, 14
 DONE = 0x7F  # the interrupt by which a program of any ring says that it got to its end
-CF, PF, AF, ZF, SF, TF, IF, DF, OF, NT, RF, VM, AC, ID = (1 << n for n in (0, 2, 4, 6, 7, 8, 9, 10, 11, 14, 16, 17, 18, 21))
+CF, PF, AF, ZF, SF, TF, IF = (1 << n for n in (0, 2, 4, 6, 7, 8, 9))
+DF, OF, NT, RF, VM, AC, ID = (1 << n for n in (10, 11, 14, 16, 17, 18, 21))
 FIXED = 2
 
 GPR = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")

@@ -22,7 +22,7 @@ NOP = 0x90
 ACTIVE, STEPPING, NESTED, STEPPED = 1, 2, 4, 8  # kprobe_status
 SEED, FIXED = "2.5.26", "fixed"
 
-both = pytest.mark.parametrize("mode", (SEED, FIXED))
+both = pytest.mark.parametrize("mode", [SEED, FIXED])
 
 
 def code(*parts: str) -> bytes:

@@ -442,6 +442,6 @@ def test_random_code_never_hurts(seed: int) -> None:
                 try:
                     m.kprobe(address, action=Count())
                 except KprobeError as error:
-                    assert error.errno == errno.EINVAL  # noqa: PT017 - random bytes may be breakpoints
+                    assert error.errno == errno.EINVAL  # random bytes may be breakpoints
             stop = m.run(max_instructions=20_000)
             assert str(stop)

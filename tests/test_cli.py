@@ -18,6 +18,8 @@ from tests.elf_builder import DYN, ElfBuilder, Symbol
 
 LENGTH = "p:crc crc32 length=+12(%sp):u32"
 COMMAND = [sys.executable, "-m", "pykprobes"]
+# Not the sanitizers' preloaded library: programs that know nothing of it would fail.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "PYTHONPATH")}
 FOREVER = ElfBuilder(text=b"\x40\xeb\xfd").build()
 
 
@@ -178,10 +180,10 @@ def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], arguments: list
 
 
 def test_process_and_broken_pipe() -> None:
-    done = subprocess.run([*COMMAND, "--version"], capture_output=True, text=True)
+    done = subprocess.run([*COMMAND, "--version"], capture_output=True, text=True, env=ENVIRONMENT)
     assert done.stdout.startswith("pykprobes 0.")
     shell = f"{sys.executable} -m pykprobes disasm checksum guest_main | head -n 1"
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=ENVIRONMENT)
     assert done.stdout == "guest_main:\n"
     assert done.stderr == ""
 
@@ -191,7 +193,7 @@ def test_interrupt_prints_what_there_is(tmp_path: Path, arguments: list[str]) ->
     path = tmp_path / "forever"
     path.write_bytes(FOREVER)
     command = [*COMMAND, "run", str(path), "--probe", "p:inc 0x08049000", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     time.sleep(1.5)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
@@ -208,10 +210,10 @@ def test_progress_on_a_terminal_only(tmp_path: Path) -> None:
     path = tmp_path / "forever"
     path.write_bytes(FOREVER)
     command = [*COMMAND, "run", str(path), "--max-instructions", "400000000"]
-    quiet = subprocess.run(command, capture_output=True, text=True)
+    quiet = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     assert quiet.stderr == ""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=ENVIRONMENT)
     os.close(theirs)
     seen = b""
     try:

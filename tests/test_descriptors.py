@@ -229,7 +229,9 @@ def test_smsw(g: Guest) -> None:
     assert (g.m.regs.ecx, g.m.memory.u32(DATA)) == (cr0, 0xEEEE0000 | cr0 & 0xFFFF)
 
 
-@pytest.mark.parametrize("code", [LAR, LSL, system(SLDT), system(STR), system(LLDT), system(LTR), system(VERR), b"\x63\xc8"])
+@pytest.mark.parametrize(
+    "code", [LAR, LSL, system(SLDT), system(STR), system(LLDT), system(LTR), system(VERR), b"\x63\xc8"]
+)
 def test_real_mode_has_none_of_them(code: bytes) -> None:
     with Machine(memory=MEMORY, kernel=None) as m:
         m.regs.cs = 0x1000

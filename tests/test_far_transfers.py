@@ -166,9 +166,7 @@ def test_an_absent_gate(g: Guest, far: object) -> None:
         (SPARE2, CODE_RX & 0x7F, ABSENT, SPARE2),
     ],
 )
-def test_bad_gate_targets(
-    g: Guest, far: object, target: int, access: int | None, vector: int, error: int
-) -> None:
+def test_bad_gate_targets(g: Guest, far: object, target: int, access: int | None, vector: int, error: int) -> None:
     assert callable(far)
     if access is not None:
         g.descriptor(SPARE2, 0, 0xFFFFF, access)

@@ -7,9 +7,27 @@ import pytest
 from pykprobes import Kprobe, StopReason
 
 from .kprobe_lab import (
-    ACTIVE, BREAKPOINT, CODE, DATA, DR6_BS, FIXED, IF, NOP, SEED, STEPPING, SUB, TF, Watch, both, free, machine, run_to,
-    state, trapped, word,
-)  # fmt: skip
+    ACTIVE,
+    BREAKPOINT,
+    CODE,
+    DATA,
+    DR6_BS,
+    FIXED,
+    IF,
+    NOP,
+    SEED,
+    STEPPING,
+    SUB,
+    TF,
+    Watch,
+    both,
+    free,
+    machine,
+    run_to,
+    state,
+    trapped,
+    word,
+)
 
 pytestmark = both
 RET = b"\xc3"

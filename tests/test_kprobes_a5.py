@@ -7,9 +7,28 @@ import pytest
 from pykprobes import Kprobe, KprobeError, Machine, PtRegs, StopReason
 
 from .kprobe_lab import (
-    CODE, DATA, FIXED, HOLE, IF, KERNEL_CS, SEED, STEPPED, STEPPING, TF, USER_CS, USER_DS, Watch, both, code, free,
-    machine, run_to, state, trapped, word,
-)  # fmt: skip
+    CODE,
+    DATA,
+    FIXED,
+    HOLE,
+    IF,
+    KERNEL_CS,
+    SEED,
+    STEPPED,
+    STEPPING,
+    TF,
+    USER_CS,
+    USER_DS,
+    Watch,
+    both,
+    code,
+    free,
+    machine,
+    run_to,
+    state,
+    trapped,
+    word,
+)
 
 pytestmark = both
 OF = 0x800

@@ -7,9 +7,26 @@ import pytest
 from pykprobes import Kprobe, Machine, MachineFault, PtRegs, StopReason
 
 from .kprobe_lab import (
-    ACTIVE, CODE, DATA, FIXED, HOLE, IF, STEPPED, STEPPING, SUB, TF, Watch, both, code, free, machine,
-    run_to, state, trapped, word,
-)  # fmt: skip
+    ACTIVE,
+    CODE,
+    DATA,
+    FIXED,
+    HOLE,
+    IF,
+    STEPPED,
+    STEPPING,
+    SUB,
+    TF,
+    Watch,
+    both,
+    code,
+    free,
+    machine,
+    run_to,
+    state,
+    trapped,
+    word,
+)
 
 pytestmark = both
 PAGE = 4096

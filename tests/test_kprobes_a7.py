@@ -11,9 +11,25 @@ from pykprobes import Count, Kprobe, KprobeError, Machine, PtRegs
 from pykprobes.binding import probe_bucket
 
 from .kprobe_lab import (
-    BREAKPOINT, CODE, DATA, FIXED, HOLE, IF, NOP, SEED, SUB, Watch, both, code, entry, free, gate, machine, run_to,
+    BREAKPOINT,
+    CODE,
+    DATA,
+    FIXED,
+    HOLE,
+    IF,
+    NOP,
+    SEED,
+    SUB,
+    Watch,
+    both,
+    code,
+    entry,
+    free,
+    gate,
+    machine,
+    run_to,
     trapped,
-)  # fmt: skip
+)
 
 pytestmark = both
 BUCKETS = {  # a.1: test vectors of the kernel's hash

@@ -13,7 +13,7 @@ from .kprobe_lab import CODE, FIXED, IF, KERNEL_CS, SEED, TF, Watch, both, code,
 pytestmark = both
 
 
-@pytest.mark.parametrize("text", ["669c", "2e9c", "669c", "f39c", "26679c"])
+@pytest.mark.parametrize("text", ["669c", "2e9c", "f39c", "26679c"])
 def test_a8_a_prefixed_pushf_keeps_the_steps_flags(mode: str, text: str) -> None:
     m = machine(mode, text)
     end = CODE + len(code(text))

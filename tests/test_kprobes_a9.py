@@ -12,9 +12,33 @@ import pytest
 from pykprobes import Kprobe, KprobeError, Machine, MachineFault, PtRegs, StopReason
 
 from .kprobe_lab import (
-    BREAKPOINT, CODE, DATA, DR6_BS, FIXED, HOLE, IF, SEED, STEPPED, SUB, TF, USER_CS, USER_DS, Watch, both, code,
-    enter_user, entry, free, gate, machine, run_to, state, take_trap, trapped, word,
-)  # fmt: skip
+    BREAKPOINT,
+    CODE,
+    DATA,
+    DR6_BS,
+    FIXED,
+    HOLE,
+    IF,
+    SEED,
+    STEPPED,
+    SUB,
+    TF,
+    USER_CS,
+    USER_DS,
+    Watch,
+    both,
+    code,
+    enter_user,
+    entry,
+    free,
+    gate,
+    machine,
+    run_to,
+    state,
+    take_trap,
+    trapped,
+    word,
+)
 
 pytestmark = both
 EM, TS = 4, 8
@@ -51,7 +75,7 @@ def test_a9_01_nor_does_one_inside_a_hit(mode: str) -> None:
         except MachineFault as fault:
             results.append(fault.stop.vector)
 
-    # push eflags, cs and SUB + 1, and jump to the entry, as the CPU had it
+    # pushf; push cs; push SUB + 1; push the entry; ret: as the CPU goes there to the entry, as the CPU had it
     m.memory.write(CODE + 0x100, code("9c", "0e", "68" + word(SUB + 1), "68" + word(entry(m, 3)), "c3"))
     Watch(m, CODE, pre=pre)
     run_to(m, CODE + 1)
@@ -76,7 +100,7 @@ def test_a9_02_int_3_in_two_bytes_is_swallowed(mode: str) -> None:
 
 def test_a9_03_a_user_breakpoint_in_a_segment_with_a_base(mode: str) -> None:
     """The byte before eip is looked for at the flat address."""
-    m = user_machine(mode, "cc")
+    m = machine(mode, "cc")
     base = CODE
     m.memory.write(m.regs.gdtr_base + 0x70, descriptor(base, 0xFB))  # code, DPL 3
     m.memory.fill(0x8000, 0x100, 0x90)
@@ -92,7 +116,7 @@ def test_a9_03_a_user_breakpoint_in_a_segment_with_a_base(mode: str) -> None:
 
 
 def test_a9_03_a_user_breakpoint_where_the_flat_address_has_another_byte(mode: str) -> None:
-    m = user_machine(mode)
+    m = machine(mode)
     m.memory.write(m.regs.gdtr_base + 0x70, descriptor(0x1000, 0xFB))
     m.memory.write_u8(CODE + 0x1000, BREAKPOINT)  # offset CODE of the segment; flat CODE holds a nop
     m.push(USER_DS, DATA + 0x100, IF, 0x73, CODE)
@@ -117,7 +141,7 @@ def test_a9_03_probes_in_code_with_a_base(mode: str) -> None:
 
 
 def test_a9_03_a_probe_hit_by_user_code(mode: str) -> None:
-    m = user_machine(mode, "40")
+    m = machine(mode, "40")
     w = Watch(m, CODE)
     enter_user(m, CODE, DATA + 0x100)
     if mode == FIXED:  # not a kernel probe's business: the breakpoint is the user's own
@@ -130,7 +154,7 @@ def test_a9_03_a_probe_hit_by_user_code(mode: str) -> None:
 
 def test_a9_03_pushf_in_user_mode_changes_the_stack_pointer(mode: str) -> None:
     """The esp slot of a user frame is no alias: the repair of the image hits the stack pointer."""
-    m = user_machine(mode, "9c")
+    m = machine(mode, "9c")
     w = Watch(m, CODE)
     enter_user(m, CODE, DATA + 0x104)
     if mode == FIXED:
@@ -139,10 +163,6 @@ def test_a9_03_pushf_in_user_mode_changes_the_stack_pointer(mode: str) -> None:
     run_to(m, CODE + 1)
     assert w.last("post").esp == DATA + 0x100
     assert m.regs.esp == (DATA + 0x100) & ~(TF | IF) | IF
-
-
-def user_machine(mode: str, *parts: str) -> Machine:
-    return machine(mode, *parts)
 
 
 def descriptor(base: int, access: int) -> bytes:
@@ -422,7 +442,7 @@ def test_a9_14_an_eip_of_the_pre_handler_is_ignored(mode: str) -> None:
 
 
 def test_a9_15_int_1_is_callable_from_ring_3(mode: str) -> None:
-    m = user_machine(mode, "cd01")
+    m = machine(mode, "cd01")
     enter_user(m, CODE, DATA + 0x100)
     stop = m.run(max_instructions=10)
     assert stop.reason is StopReason.TRAP
@@ -435,7 +455,7 @@ def test_a9_15_int_1_is_callable_from_ring_3(mode: str) -> None:
 
 
 def test_a9_15_int_3_is_callable_from_ring_3(mode: str) -> None:
-    m = user_machine(mode, "cc")
+    m = machine(mode, "cc")
     enter_user(m, CODE, DATA + 0x100)
     assert trapped(m, 3).eip == CODE + 1
     assert (m.regs.cs, m.regs.ss, m.regs.esp) == (USER_CS, USER_DS, DATA + 0x100)

@@ -45,7 +45,6 @@ def paged_out_gate(g: Guest, vector: int, handler: int | None = None) -> int:
     return DATA + 0x1000
 
 
-
 # In series
 
 

@@ -155,7 +155,15 @@ def test_port_strings(g: Guest) -> None:
     assert (g.m.regs.ecx, g.m.regs.edi, g.m.regs.esi) == (0, DATA + 6, DATA + 4)
 
 
-PORT_CODES = {"in8": IN8, "out8": OUT8, "in16": O16 + IN32, "in32": IN32, "out32": OUT32, "insb": b"\x6c", "outsd": b"\x6f"}
+PORT_CODES = {
+    "in8": IN8,
+    "out8": OUT8,
+    "in16": O16 + IN32,
+    "in32": IN32,
+    "out32": OUT32,
+    "insb": b"\x6c",
+    "outsd": b"\x6f",
+}
 SIZES = {"in8": 1, "out8": 1, "in16": 2, "in32": 4, "out32": 4, "insb": 1, "outsd": 4}
 
 

@@ -1,4 +1,4 @@
-"""Segment registers: what may be loaded, what the hidden part then allows, and the instructions that inspect descriptors."""
+"""Segment registers: what may be loaded, what the hidden part then allows, bases and limits."""
 
 from __future__ import annotations
 
@@ -219,7 +219,9 @@ def test_bases_of_data_and_of_strings(g: Guest) -> None:
     g.descriptor(SPARE2, DATA + 0x1000, 0xFFF, DATA_RW, 0x4)
     g.m.memory.write(DATA + 0xF0, b"0123456789abcdef")
     setup = mov("eax", SPARE) + mov_sreg("ds") + mov("eax", SPARE2) + mov_sreg("es")
-    g.passes(setup, mov("esi", 0xF0), mov("edi", 0x20), mov("ecx", 4), b"\xf3\xa5", b"\xa1" + imm(0xF0), b"\x26\xa3" + imm(4))
+    g.passes(
+        setup, mov("esi", 0xF0), mov("edi", 0x20), mov("ecx", 4), b"\xf3\xa5", b"\xa1" + imm(0xF0), b"\x26\xa3" + imm(4)
+    )
     assert g.m.memory.read(DATA + 0x1020, 16) == b"0123456789abcdef"
     assert g.m.memory.read(DATA + 0x1004, 4) == b"0123"
 

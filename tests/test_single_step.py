@@ -168,7 +168,12 @@ def test_sti_does_not_hold_the_trap_back(g: Guest) -> None:
 
 @pytest.mark.parametrize(
     ("code", "vector", "error"),
-    [(UD2, INVALID, None), (b"\xf7\xf1", DIVIDE, None), (load("ecx", 0x7000000), PAGE, 0), (mov_sreg("ds", "edx"), 13, 0x70)],
+    [
+        (UD2, INVALID, None),
+        (b"\xf7\xf1", DIVIDE, None),
+        (load("ecx", 0x7000000), PAGE, 0),
+        (mov_sreg("ds", "edx"), 13, 0x70),
+    ],
 )
 def test_a_faulting_instruction_is_not_trapped(g: Guest, code: bytes, vector: int, error: int | None) -> None:
     g.m.regs.edx = GDT_END

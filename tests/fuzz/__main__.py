@@ -1,18 +1,24 @@
-"""python -m tests.fuzz --minutes N: random instruction sequences until the time is up or too many fail."""
+"""python -m tests.fuzz --minutes N: random programs and operands until the time is up or too many cases fail."""
 
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 import time
+from collections.abc import Iterator
 
 from tests.oracle import native
-from tests.oracle.compare import compare_run, compare_steps
+from tests.oracle.case import Case
+from tests.oracle.checks import COMPARISONS
+from tests.oracle.encode import FORMS
+from tests.oracle.generate import form_cases
 from tests.oracle.ours import Ours
 from tests.oracle.sequences import sequence
 from tests.oracle.shrink import describe, shrink
 
 BATCH = 500
+FORMS_A_BATCH = 2
 
 
 def _arguments() -> argparse.Namespace:
@@ -23,6 +29,24 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _batch(seed: str) -> Iterator[tuple[str, Case]]:
+    """Programs, and a few forms with operands drawn anew."""
+    for i in range(BATCH):
+        yield f"program {seed} {i}", sequence(f"{seed} {i}")
+    for form in random.Random(seed).sample(FORMS, FORMS_A_BATCH):
+        for case in form_cases(form, 1.0, seed):
+            yield f"{form} {seed}", case
+
+
+def _failure(name: str, case: Case, result: native.Result, engine: Ours) -> str:
+    """What is wrong with a case, made small; empty if nothing is."""
+    for comparison in COMPARISONS:
+        if comparison(case, result, engine):
+            small, difference = shrink(case, engine, comparison)
+            return f"{comparison.__name__}, {name}: {describe(small, difference)}"
+    return ""
+
+
 def main() -> int:
     args = _arguments()
     reason = native.why_not()
@@ -31,24 +55,18 @@ def main() -> int:
         return 2
     engine = Ours()
     end = time.monotonic() + 60 * args.minutes
-    done = failures = 0
+    done = failures = batch = 0
     while time.monotonic() < end and failures < args.failures:
-        cases = [sequence(f"{args.seed} {done + i}") for i in range(BATCH)]
-        for number, (case, result) in enumerate(native.run_batches(cases, BATCH)):
-            for comparison in (compare_steps, compare_run):
-                if comparison(case, result, engine) is None:
-                    continue
+        named = list(_batch(f"{args.seed} {batch}"))
+        results = native.run([case for _, case in named])
+        for (name, case), result in zip(named, results, strict=True):
+            text = _failure(name, case, result, engine)
+            if text:
                 failures += 1
-                small, difference = shrink(case, engine, comparison)
-                print(
-                    f"\n{comparison.__name__}, seed {args.seed} {done + number}: {describe(small, difference)}",
-                    flush=True,
-                )
-                break
-            if failures >= args.failures:
-                break
-        done += BATCH
-        print(f"\r{done:,} sequences, {failures} failures", end="", file=sys.stderr, flush=True)
+                print(f"\n{text}", flush=True)
+        batch += 1
+        done += len(named)
+        print(f"\r{done:,} cases, {failures} failures", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return 1 if failures else 0
 

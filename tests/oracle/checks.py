@@ -9,10 +9,10 @@ import pytest
 
 from . import native
 from .case import Case, Result
-from .compare import Difference, Engine, compare_run, compare_steps
+from .compare import Difference, Engine, compare_run, compare_steps, compare_stops
 from .shrink import describe, shrink
 
-COMPARISONS = (compare_steps, compare_run)
+COMPARISONS = (compare_steps, compare_run, compare_stops)
 SHOWN = 5
 
 

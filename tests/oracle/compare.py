@@ -14,7 +14,7 @@ class Engine(Protocol):
 
     def load(self, case: Case) -> None: ...
     def step(self) -> Fault | None: ...
-    def run(self, case: Case) -> tuple[int, Fault | None]: ...
+    def run(self, case: Case, limit: int | None = None) -> tuple[int, Fault | None]: ...
     def state(self) -> tuple[tuple[int, ...], int, int]: ...
     def set_eflags(self, eflags: int) -> None: ...
     def icount(self) -> int: ...
@@ -179,3 +179,28 @@ def compare_run(case: Case, native: Result, engine: Engine) -> Difference | None
     if outcome != wanted:
         return Difference(-1, f"run ended by {OUTCOMES[outcome]} {fault or ''}, CPU {OUTCOMES[wanted]}")
     return _compare_end(native, engine, fault, p, extra)
+
+
+def compare_stops(case: Case, native: Result, engine: Engine) -> Difference | None:
+    """Run both, but stop the engine after 2, 5, 9, ... instructions on the way, and compare there too."""
+    p = plan(case, native)
+    if not p.complete or native.eflags & TF or _beyond(native, engine) or any(loads_ss(s.insn) for s in native.steps):
+        return None
+    engine.load(case)
+    done = 0
+    for part in range(2, 60):
+        if done + part >= len(native.steps):
+            break
+        outcome, fault = engine.run(case, part)
+        done += part
+        step = native.steps[done - 1]
+        text = "" if outcome == LIMIT else f"ended by {OUTCOMES[outcome]} {fault or ''} within {done} instructions"
+        text = text or _differences(step, *engine.state(), p.taint[done - 1])
+        if not text and engine.icount() != done:
+            text = f"icount {engine.icount()}, not {done}"
+        if text:
+            return Difference(done - 1, text, step.insn)
+    outcome, fault = engine.run(case)
+    if outcome != native.outcome:
+        return Difference(-1, f"run ended by {OUTCOMES[outcome]} {fault or ''}, CPU {OUTCOMES[native.outcome]}")
+    return _compare_end(native, engine, fault, p, 0)

@@ -63,8 +63,8 @@ class Unicorn:
     def step(self) -> Fault | None:
         return self._start(0, 1)
 
-    def run(self, case: Case) -> tuple[int, Fault | None]:
-        fault = self._start(case.until, case.max_steps)
+    def run(self, case: Case, limit: int | None = None) -> tuple[int, Fault | None]:
+        fault = self._start(case.until, case.max_steps if limit is None else limit)
         end = self.uc.reg_read(x.UC_X86_REG_EIP) == case.until
         return FAULT if fault else UNTIL if end else LIMIT, fault
 

@@ -275,15 +275,15 @@ def _case(rng: random.Random, form: Form, prefixes: bytes, in_memory: bool) -> C
     return d.finish()
 
 
-def form_cases(form: Form, scale: float = 1.0) -> Iterator[Case]:
-    """All cases of one form."""
+def form_cases(form: Form, scale: float = 1.0, seed: object = "") -> Iterator[Case]:
+    """All cases of one form; with another seed other operands."""
     for prefixes in _prefix_sets(form):
         places = [True] if form.rm[:1] == "M" else [False, True] if form.rm[:1] == "E" else [False]
         if form.name == "ud" or (LOCK in prefixes and not (form.name in LOCKABLE and True in places)):
             places = places[:1]
         for in_memory in places:
             for draw in range(_draws(form, prefixes, scale)):
-                rng = random.Random(f"{form} {prefixes.hex()} {in_memory} {draw}")
+                rng = random.Random(f"{seed}{form} {prefixes.hex()} {in_memory} {draw}")
                 yield _case(rng, form, prefixes, in_memory)
 
 

@@ -55,8 +55,8 @@ class Ours:
     def step(self) -> Fault | None:
         return self._fault(self.machine.step())
 
-    def run(self, case: Case) -> tuple[int, Fault | None]:
-        stop = self.machine.run(until=case.until, max_instructions=case.max_steps)
+    def run(self, case: Case, limit: int | None = None) -> tuple[int, Fault | None]:
+        stop = self.machine.run(until=case.until, max_instructions=case.max_steps if limit is None else limit)
         return _ENDS.get(stop.reason, FAULT), self._fault(stop)
 
     def state(self) -> tuple[tuple[int, ...], int, int]:

@@ -1,0 +1,81 @@
+"""The Python side of a machine's callbacks: handlers in lists by the numbers that C gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .registers import PtRegs
+
+Handler = Callable[..., Any]
+RAISED = -1  # CALLBACK_RAISED: end the run
+
+
+class Dispatch:
+    """Handlers of probes, traps and imports, and what came of those that ran."""
+
+    def __init__(self, regs: PtRegs) -> None:
+        self.regs = regs
+        self.verdict = 0  # what handlers return to C: RAISED once one has asked to stop
+        self.exception: BaseException | None = None
+        self.pre: list[tuple[Handler, Any]] = []
+        self.post: list[Handler | None] = []
+        self.fault: list[Handler | None] = []
+        self.probes: list[Any] = []
+        self.traps: dict[int, Callable[[PtRegs], Any]] = {}
+        self.imports: list[Callable[[], int]] = []
+
+    def enrol(self, number: int, probe: Any) -> None:
+        """Put a probe's handlers where C finds them."""
+        missing = number + 1 - len(self.probes)
+        if missing > 0:
+            self.pre += [(_unregistered, None)] * missing
+            self.post += [None] * missing
+            self.fault += [None] * missing
+            self.probes += [None] * missing
+        self.pre[number] = (probe.pre_handler or _unregistered, probe)
+        self.post[number], self.fault[number], self.probes[number] = probe.post_handler, probe.fault_handler, probe
+
+    def drop(self, number: int) -> None:
+        """Forget a probe."""
+        self.pre[number] = (_unregistered, None)
+        self.post[number] = self.fault[number] = self.probes[number] = None
+
+    def request_stop(self) -> None:
+        """Stop the run when the handler, or the progress function, that is running returns."""
+        self.verdict = RAISED
+
+    def take_stop(self) -> bool:
+        """Did a handler ask to stop? It is told once."""
+        verdict, self.verdict = self.verdict, 0
+        return verdict != 0
+
+    def keep(self, exception: BaseException, kind: str, index: int) -> None:
+        """Keep a handler's exception for run to raise, with a note saying whose it is."""
+        if kind in ("pre", "post", "fault") and index < len(self.probes) and self.probes[index] is not None:
+            exception.add_note(f"in the {kind}_handler of {self.probes[index]!r}")
+        elif kind == "trap":
+            exception.add_note(f"in the handler of vector {index:#x}")
+        self.exception = exception
+
+    def serve_post(self, index: int, arg: int) -> int:
+        """A probe's post_handler; `arg` is its flags."""
+        handler = self.post[index]
+        if handler is not None:
+            handler(self.probes[index], self.regs, arg)
+        return 0
+
+    def serve_fault(self, index: int, arg: int) -> int:
+        """A probe's fault_handler; `arg` is the vector. 1 when it dealt with the fault."""
+        handler = self.fault[index]
+        return 1 if handler is not None and handler(self.probes[index], self.regs, arg) else 0
+
+    def serve_trap(self, index: int, arg: int) -> int:
+        """A vector's handler. 1 when it served the trap."""
+        serve = self.traps.get(index)
+        return 1 if serve is not None and serve(self.regs) else 0
+
+
+def _unregistered(probe: object, regs: PtRegs) -> None:
+    """Stands in a list where no probe is."""
