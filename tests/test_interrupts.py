@@ -211,7 +211,8 @@ def test_the_timer_of_the_built_in_kernel() -> None:
 # Exact stops
 
 MIX = (
-    mov("ecx", 40) + b"\x01\xc8" + b"\x50\x5b" + b"\x83\xf8\x05" + b"\x75\x00" + b"\xa3" + imm(DATA + 0x40) + interrupt(0x50)
+    mov("ecx", 40) + b"\x01\xc8" + b"\x50\x5b" + b"\x83\xf8\x05" + b"\x75\x00" + b"\xa3" + imm(DATA + 0x40)
+    + interrupt(0x50)
     + b"\xe2\xee" + b"\xeb\xfe"
 )  # fmt: skip
 

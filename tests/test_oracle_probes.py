@@ -31,19 +31,16 @@ def _executions(case, result):
 
 
 # what depends on the ring, or on what lies below esp, which the traps' frames overwrite
-UNFIT = (
-    "push_seg pop_seg mov_from_seg mov_to_seg lar lsl verr verw arpl pushf popf iret retf callf jmpf ret pop popa leave"
+UNFIT = frozenset(
+    "push_seg pop_seg mov_from_seg mov_to_seg lar lsl verr verw arpl pushf popf iret retf callf jmpf".split()
+    + "ret pop popa enter leave lds les lss lfs lgs".split()
 )
 SEGMENT = frozenset((0x2E, 0x64, 0x65))
 
 
-def _fit(form):
-    return form.name not in [*UNFIT.split(), "lds", "les", "lss", "lfs", "lgs", "enter"]
-
-
 def _form_cases():
     """A few cases of every form, with the stack pointer where nothing else looks."""
-    for form in filter(_fit, FORMS):
+    for form in (form for form in FORMS if form.name not in UNFIT):
         for case in form_cases(form, 0.15, "probed "):
             case.regs[4] = STACK + 0x1E00
             if not any(set(insn.prefixes) & SEGMENT or getattr(insn.rm, "base", 0) == 4 for insn in case.notes):

@@ -43,7 +43,7 @@ def rows() -> list[tuple[str, int, int | None, int, int | None, int]]:
             (name, SPARE | 3, DATA_RW & 0x7F, 0, PROTECTION, SPARE),  # privilege comes first
             (name, SPARE, CODE_X & 0x7F, 0, PROTECTION, SPARE),  # and the type
         ]
-    return out + [
+    out += [
         ("ss", 0, None, 0, PROTECTION, 0),
         ("ss", 3, None, 3, PROTECTION, 0),
         ("ss", GDT_END, None, 0, PROTECTION, GDT_END),
@@ -61,6 +61,7 @@ def rows() -> list[tuple[str, int, int | None, int, int | None, int]]:
         ("ss", SPARE, DATA_RW & 0x7F, 0, STACK, SPARE),
         ("ss", SPARE, DATA_RO & 0x7F, 0, PROTECTION, SPARE),
     ]
+    return out
 
 
 POPS = {"es": b"\x07", "ss": b"\x17", "ds": b"\x1f", "fs": b"\x0f\xa1", "gs": b"\x0f\xa9"}

@@ -197,7 +197,8 @@ def test_in_ring_3_the_trap_switches_stacks(g: Guest) -> None:
 
 def test_stepping_a_whole_program_changes_nothing_but_dr6(g: Guest) -> None:
     body = (
-        mov("ecx", 5) + mov("eax", 0) + b"\x01\xc8" + b"\x50\x58" + b"\xe2\xfa" + b"\xe8" + imm(3) + interrupt(DONE) + NOP
+        mov("ecx", 5) + mov("eax", 0) + b"\x01\xc8" + b"\x50\x58" + b"\xe2\xfa" + b"\xe8" + imm(3) + interrupt(DONE)
+        + NOP
         + b"\x40" + RET
     )  # fmt: skip
     for name in ("plain", "stepped"):

@@ -229,7 +229,8 @@ def test_cpuid_can_be_used_in_ring_3_and_id_be_toggled(g: Guest) -> None:
 
 UNDEFINED = [
     "0f0b", "0fff00", "0fb900", "0f77", "0f6fc0", "0f10c0", "0f2800", "0fae00", "0f05", "0f34", "0f04", "0f0ac0",
-    "0f0fc0", "0fa6c0", "0f3800", "0f7100", "660fefc0", "c5c0", "c4c0", "8dc0", "0fc7c8", "0fc700", "0fba00", "0fbac000",
+    "0f0fc0", "0fa6c0", "0f3800", "0f7100", "660fefc0", "c5c0", "c4c0", "8dc0", "0fc7c8", "0fc700", "0fba00",
+    "0fbac000",
     "fe10", "fed0", "ffd8", "ffe8", "fff8", "ff38", "8f08", "c608", "c7c8", "0f0030", "0f0038", "0f0128", "0f01c0",
     "0f01d0", "0f01f8", "62c0", "0fb2c0", "8ec8", "8ef0", "8cf0",
     "f090", "f089c8", "f08b00", "f0a1", "f03b00", "f08500", "f0c3", "f0cc", "f0cd80", "f0fa", "f00fba2000", "f00fa300",

@@ -200,7 +200,7 @@ def compare_stops(case: Case, native: Result, engine: Engine) -> Difference | No
             text = f"icount {engine.icount()}, not {done}"
         if text:
             return Difference(done - 1, text, step.insn)
-    outcome, fault = engine.run(case)
+    outcome, fault = engine.run(case, case.max_steps - done)
     if outcome != native.outcome:
         return Difference(-1, f"run ended by {OUTCOMES[outcome]} {fault or ''}, CPU {OUTCOMES[native.outcome]}")
     return _compare_end(native, engine, fault, p, 0)
