@@ -117,10 +117,13 @@ static int debug_trap(struct machine *m, u32 bits)
     return deliver_fault(m);
 }
 
-/* What decoded code left behind; step: DR6_BS if the instruction was single-stepped. */
+/* What decoded code left behind; step: DR6_BS if the instruction was single-stepped. Behind a load of SS debug
+ * exceptions wait for the next instruction, and the single step is lost (SDM vol. 3, 6.8.3). */
 static int after_execute(struct machine *m, u32 step)
 {
     struct cpu *cpu = m->cpu;
+    if (unlikely(cpu->shadow == 2))
+        return STATUS_JUMP;
     u32 bits = cpu->db_pending | step;
     cpu->db_pending = 0;
     switch (cpu->leave) {
@@ -195,7 +198,7 @@ static int run_one(struct machine *m)
     cpu->one = false;
     forget_exit(cpu);
     m->until_fresh = false;
-    return after_execute(m, tf && cpu->shadow != 2 ? DR6_BS : 0);
+    return after_execute(m, tf ? DR6_BS : 0);
 }
 
 /* Run blocks until something needs attention or at most `most` instructions are done. */
@@ -253,7 +256,7 @@ static enum stop_reason run(struct machine *m, u64 end)
                 u64 left = instructions_left(m, end);
                 bool one = (cpu->eflags & EFLAGS_TF) || cpu->step_over || cpu->shadow || at_until || breaks ||
                            left <= BLOCK_MAX_INSNS;
-                if (breaks && !(cpu->eflags & EFLAGS_RF))
+                if (breaks && !(cpu->eflags & EFLAGS_RF) && cpu->shadow != 2)
                     status = debug_trap(m, breaks);
                 else
                     status = one ? run_one(m) : run_blocks(m, left);

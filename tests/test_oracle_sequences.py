@@ -10,7 +10,7 @@ from .oracle.ours import Ours
 from .oracle.sequences import sequence
 
 # a sanitizer is several times slower, and there for other errors
-CHUNKS, CHUNK = (6 if "libasan" in os.environ.get("LD_PRELOAD", "") else 28), 1000
+CHUNKS, CHUNK = (6 if "libasan" in os.environ.get("LD_PRELOAD", "") else 20), 1000
 
 
 @pytest.fixture(scope="module")

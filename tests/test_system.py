@@ -169,7 +169,6 @@ def test_a_code_breakpoints_frame_has_no_rf(g: Guest) -> None:
     assert g.m.regs.dr6 == DR6_FIXED | 2
 
 
-@pytest.mark.xfail(reason="the run loop does not hold debug exceptions back behind a load of SS")
 def test_no_code_breakpoint_behind_a_load_of_ss(g: Guest) -> None:
     """SDM vol. 3, 17.3.1.1: suppressed as if RF were set."""
     g.m.regs.dr0, g.m.regs.dr7 = CODE + 7, 1
@@ -191,7 +190,6 @@ def test_data_breakpoints_trap_behind_the_access(
             assert (g.vector(), g.m.regs.dr6) == ((DEBUG, DR6_FIXED | 1) if hit else (DONE, DR6_FIXED))
 
 
-@pytest.mark.xfail(reason="the run loop does not hold debug exceptions back behind a load of SS")
 def test_a_data_breakpoint_of_mov_ss_waits_for_the_next_instruction(g: Guest) -> None:
     """SDM vol. 3, 6.8.3: debug exceptions are inhibited until behind the instruction after it."""
     g.m.memory.write(DATA, imm(K_DS))
