@@ -50,7 +50,9 @@ def test_undefined_table_rows_name_instructions_and_reasons():
 )  # fmt: skip
 def test_undefined_flags_of_an_instruction(code, regs, undefined):
     names = {"cf": 1, "pf": 4, "af": 0x10, "zf": 0x40, "sf": 0x80, "of": 0x800}
-    mask = effect(bytes.fromhex(code) + bytes(8), [regs.get(i, 0) for i in range(8)]).undefined
+    found = effect(bytes.fromhex(code) + bytes(8), [regs.get(i, 0) for i in range(8)])
+    assert found is not None
+    mask = found.undefined
     assert mask >> 31 == (undefined is None)
     if undefined is not None:
         assert mask == sum(names[n] for n in undefined)

@@ -38,8 +38,8 @@ def _base() -> dict[int, bytes]:
     for address, size, _ in REGIONS:
         words = [rng.choice(edges) if rng.random() < 0.4 else rng.getrandbits(32) for _ in range(size // 4)]
         base[address] = b"".join(w.to_bytes(4, "little") for w in words)
-    # UD2 everywhere, so that code that runs off its case stops at once
-    base[CODE] = b"\x0f\x0b" * (len(base[CODE]) // 2)
+    # HLT everywhere, so that code that runs off its case stops at once
+    base[CODE] = b"\xf4" * len(base[CODE])
     return base
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .case import FAULT, FLAG_NAMES, GPRS, LIMIT, OUTCOMES, REGIONS, TF, UNTIL, Case, Result, Step
-from .undefined import COMPARED, DEST, PARTIAL, effect, identify
+from .undefined import COMPARED, DEST, SEVERAL, Decoded, effect, identify
 
 
 class Engine(Protocol):
@@ -57,17 +57,21 @@ class Plan:
 def plan(case: Case, native: Result) -> Plan:
     """Follow undefined flags through a trace. A read of one, or an undefined destination, ends what can be compared."""
     regs: tuple[int, ...] | list[int] = case.regs
-    taint = 0
-    masks = []
+    taint, eip = 0, case.eip
+    masks: list[int] = []
     for number, step in enumerate(native.steps):
         # cases clear the slot of a pushed selector before: in a patch, or by popping zero into eax
-        e = effect(step.insn, regs, number == 0 or (native.steps[number - 1].insn[0] == 0x58 and regs[0] == 0))
-        if e.reads & taint or e.undefined & DEST:
+        clear = number == 0 or (native.steps[number - 1].insn[0] == 0x58 and regs[0] == 0)
+        e = effect(step.insn, regs, clear, step.eip == eip)
+        if e is None or e.reads & taint or e.undefined & DEST:
             return Plan(masks, number, False)
         taint = taint & ~e.writes | e.undefined
         masks.append(taint)
-        regs = step.regs
-    return Plan(masks, len(masks), native.outcome in (UNTIL, LIMIT, FAULT))
+        regs, eip = step.regs, step.eip
+    # what faults otherwise than by #UD or in its fetch and has no row of ours is an instruction of newer processors
+    fetch = native.vector == 14 and native.address == native.eip
+    known = native.outcome != FAULT or native.vector == 6 or fetch or _faulting(native) is not None
+    return Plan(masks, len(masks), known and native.outcome in (UNTIL, LIMIT, FAULT))
 
 
 def _differences(step: Step | Result, regs: tuple[int, ...], eip: int, eflags: int, mask: int) -> str:
@@ -87,6 +91,8 @@ def _fault_difference(native: Result, fault: Fault | None) -> str:
         return f"stopped: {fault}" if fault else ""
     # bit 4 of a page fault's error code: the host has no-execute pages, the i386 has not
     want = Fault(native.vector, native.error & ~0x10 if native.vector == 14 else native.error, native.address)
+    if fault and _several(native):
+        want.address = fault.address
     if fault is None or (fault.vector, fault.error, fault.address) != (want.vector, want.error, want.address):
         return f"{fault}, CPU {want}"
     return ""
@@ -106,15 +112,18 @@ def _beyond(native: Result, engine: Engine) -> bool:
     return native.outcome == FAULT and native.vector == 14 and engine.foreign(native.address)
 
 
-def _may_store_partly(native: Result) -> bool:
-    """Did an instruction fault of which undefined.PARTIAL leaves open what it has stored?"""
-    if native.outcome != FAULT:
-        return False
+def _faulting(native: Result) -> Decoded | None:
+    """The instruction that faulted."""
     for start, data in native.memory.items():
         if start <= native.eip < start + len(data):
-            d = identify(bytes(data[native.eip - start : native.eip - start + 15]))
-            return d is not None and any(d.form.name in names.split() for names, _reason in PARTIAL)
-    return False
+            return identify(bytes(data[native.eip - start : native.eip - start + 15]))
+    return None
+
+
+def _several(native: Result) -> bool:
+    """Did an instruction of undefined.SEVERAL fault?"""
+    d = _faulting(native) if native.outcome == FAULT else None
+    return d is not None and any(d.form.name in names.split() for names, _reason in SEVERAL)
 
 
 def loads_ss(insn: bytes) -> bool:
@@ -155,7 +164,7 @@ def _compare_end(native: Result, engine: Engine, fault: Fault | None, p: Plan, e
     text = _fault_difference(native, fault)
     if not text:
         text = _differences(native, *engine.state(), p.taint[-1] if p.taint else 0)
-    if not text and not _may_store_partly(native):
+    if not text and not _several(native):
         text = _memory_difference(engine, native)
     if not text and engine.sregs() != native.sregs:
         text = f"es cs ss ds fs gs {[hex(s) for s in engine.sregs()]}, CPU {[hex(s) for s in native.sregs]}"

@@ -163,6 +163,8 @@ def _stack(d: Draft) -> None:
     if name == "popf":
         d.patch(d.regs[4], rng.getrandbits(32) & (ARITH | DF | IF | NT | 0x203000) | rng.choice((0, 2)), size=d.size)
     if name == "pop_seg":
+        # whether the unused half of the slot is read is not said: not where it lies beyond the stack
+        d.regs[4] = min(d.regs[4], STACK + 0x1FFC)
         d.patch(d.regs[4], rng.choice(SELECTORS), size=2)
         if d.form.opcode == b"\x17":
             d.after.append(NOP)

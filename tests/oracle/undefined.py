@@ -64,13 +64,14 @@ UNDEFINED = (
     ("aam aad", "always", OF | AF | CF, "SDM vol. 2 AAM, AAD: OF, AF and CF are undefined"),
 )
 
-PARTIAL = (
+SEVERAL = (
     (
         "pusha enter callf",
-        "SDM vol. 2 PUSHA, ENTER, CALL: a fault leaves registers alone, but not which slots below ESP were written",
+        "SDM vol. 2 PUSHA, ENTER, CALL: a fault leaves registers alone, but which slots were written",
     ),
+    ("retf iret", "SDM vol. 2 RET, IRET: they read several words; which one of two that fault is not said"),
 )
-"""Instructions that store more than once, and may have stored something when they fault; and why."""
+"""Instructions of several accesses, which leave open what they have stored and which address a page fault reports."""
 
 _CC_READS = (OF, OF, CF, CF, ZF, ZF, CF | ZF, CF | ZF, SF, SF, PF, PF, SF | OF, SF | OF, ZF | SF | OF, ZF | SF | OF)
 
@@ -171,11 +172,16 @@ def _count(d: Decoded, insn: bytes, ecx: int) -> int:
     return ecx & 31
 
 
-def effect(insn: bytes, regs: tuple[int, ...] | list[int], slot_clear: bool = True) -> Effect:
-    """Effect of the instruction in bytes with these general registers before it; slot_clear: zeros lie below esp."""
+def effect(
+    insn: bytes, regs: tuple[int, ...] | list[int], slot_clear: bool = True, repeats: bool = False
+) -> Effect | None:
+    """Effect of the instruction in bytes with these general registers before it; None: no instruction of ours.
+
+    slot_clear: zeros lie below esp. repeats: a repeated instruction that has iterations to go.
+    """
     d = identify(insn)
     if d is None:
-        return Effect("?", 0, 0, 0)
+        return None
     name, operands = d.form.name, d.form.operands
     byte = any(o in ("Eb", "Gb", "Zb") for o in operands[:1]) or (name in ("imul", "mul") and operands[0] == "Eb")
     size = 8 if byte else 16 if OPSIZE in d.prefixes else 32
@@ -185,8 +191,10 @@ def effect(insn: bytes, regs: tuple[int, ...] | list[int], slot_clear: bool = Tr
         count = _count(d, insn, regs[1])
         if count == 0:
             return Effect(name, 0, 0, 0)
-    repeats = name[:4] in ("cmps", "scas") and (REP in d.prefixes or REPNE in d.prefixes)
-    if repeats and not regs[1] & (0xFFFF if ADSIZE in d.prefixes else 0xFFFFFFFF):
+    repeated = REP in d.prefixes or REPNE in d.prefixes
+    none_left = not regs[1] & (0xFFFF if ADSIZE in d.prefixes else 0xFFFFFFFF)
+    if name[:4] in ("cmps", "scas") and repeated and (repeats or none_left):
+        # EFLAGS change with the last iteration (SDM vol. 2, REP)
         return Effect(name, 0, 0, 0)
     return Effect(name, reads, writes, _undefined(name, Context(size, count, slot_clear)))
 
