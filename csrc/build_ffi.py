@@ -38,6 +38,7 @@ def listed(*patterns: str) -> list[str]:
 optimisation = mode_flags()
 ffi = FFI()
 ffi.cdef((SOURCE / "cdef.h").read_text())
+ffi.cdef('extern "Python" void pykprobes_pre(uint32_t tag, int index);')
 ffi.cdef('extern "Python" int pykprobes_callback(uint32_t tag, int kind, int index, uint32_t arg);')
 ffi.set_source(
     "pykprobes._core",

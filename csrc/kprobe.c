@@ -47,7 +47,11 @@ static int call_pre(struct machine *m, struct kprobe *p, struct frame *f)
     p->stats.hits++;
     stop = p->action && action_run(m, p->action, f);
     if (p->handlers & PROBE_PRE) {
-        if (call_python(m, p, CALLBACK_PRE, 0, f) == CALLBACK_RAISED)
+        m->verdict = 0;
+        frame_lend(m, f);
+        m->config.pre(m->config.tag, p->id);
+        frame_sync(m, f);
+        if (m->verdict)
             return -STOP_PYTHON;
     } else if (!p->action && !m->kprobes->mends->null_pre_handler) {
         return call_null(m, f);

@@ -43,7 +43,6 @@ struct kprobe {
     bool registered;
     u8 handlers;                /* PROBE_PRE | PROBE_POST | PROBE_FAULT: Python handlers */
     struct action *action;      /* chain that runs before the Python pre_handler */
-    struct block *original;     /* the probed instruction decoded alone, with the breakpoint away */
     struct kprobe_stats stats;
 };
 

@@ -310,7 +310,6 @@ static void extract(struct machine *m, struct kprobe *p)
     bucket_remove(kp, p);
     kp->on_entry -= kernel_serves(m, p->addr);
     code_bind_probe(m, p->addr, false);
-    p->original = NULL;
     if (!p->pins)
         id_give(kp, p);
 }

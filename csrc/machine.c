@@ -318,6 +318,11 @@ void machine_set_until(machine *m, int set, uint32_t eip)
     m->until = eip;
 }
 
+void machine_set_verdict(machine *m, int verdict)
+{
+    m->verdict = verdict;
+}
+
 uint64_t machine_icount(machine *m)
 {
     return cpu_icount(m->cpu);

@@ -22,6 +22,7 @@ struct machine {
     struct kprobes *kprobes;    /* probe table, NULL when kprobes is off */
     struct machine_config config;
     struct frame_stack frames;  /* what the running handlers see */
+    s32 verdict;                /* of the pre_handler that is running: CALLBACK_RAISED or 0 */
     u32 depth;                  /* runs within handlers of runs ...; 0 when idle */
     struct nest *nest;          /* the CPU state of the runs that are interrupted, innermost first */
     u32 nests;                  /* how many */

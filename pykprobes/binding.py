@@ -31,7 +31,7 @@ KERNELS = {None: lib.KERNEL_NONE, "builtin": lib.KERNEL_BUILTIN}
 MISSES = ("recursion", "disarmed", "lock", "fault_restart")
 RIGHT_WRITE, RIGHT_USER = lib.MAP_WRITE, lib.MAP_USER
 NONE, UNTIL = lib.STOP_NONE, lib.STOP_UNTIL
-PRE, POST, FAULT, TRAP, IMPORT = (  # PRE is 0
+PRE, POST, FAULT, TRAP, IMPORT = (
     lib.CALLBACK_PRE, lib.CALLBACK_POST, lib.CALLBACK_FAULT, lib.CALLBACK_TRAP, lib.CALLBACK_IMPORT,
 )  # fmt: skip
 KIND_NAMES = {PRE: "pre", POST: "post", FAULT: "fault", TRAP: "trap", IMPORT: "import"}
@@ -71,15 +71,25 @@ class Stats(NamedTuple):
 def _callback(tag: int, kind: int, index: int, arg: int) -> int:
     core = _running[tag]
     try:
-        if not kind:
-            handler, probe = core.pre[index]
-            handler(probe, core.regs)
-            return core.verdict
         served = core.serve[kind](index, arg)
         return core.verdict or served
     except BaseException as exception:
         core.keep(exception, KIND_NAMES[kind], index)
         return RAISED
+
+
+def _pre_raised(kind: object, exception: BaseException, traceback: Any) -> None:
+    found = traceback.tb_frame.f_locals
+    core = _running[found["tag"]]
+    core.keep(exception, KIND_NAMES[PRE], found["index"])
+    lib.machine_set_verdict(core._m, RAISED)
+
+
+@ffi.def_extern(name="pykprobes_pre", onerror=_pre_raised)
+def _pre(tag: int, index: int) -> None:
+    core = _running[tag]
+    handler, probe = core.pre[index]
+    handler(probe, core.regs)
 
 
 class Core(Dispatch):
@@ -96,6 +106,7 @@ class Core(Dispatch):
                 "optimize": optimize,
                 "tag": self.tag,
                 "callback": lib.pykprobes_callback,
+                "pre": lib.pykprobes_pre,
             },
         )
         machine = lib.machine_create(config)
@@ -179,6 +190,10 @@ class Core(Dispatch):
                 raise exception
         return reason
 
+    def request_stop(self) -> None:
+        super().request_stop()
+        lib.machine_set_verdict(self._m, RAISED)
+
     def stop_info(self) -> StopInfo:
         return lib.machine_stop_info(self.handle)
 
@@ -200,6 +215,7 @@ class Core(Dispatch):
         lib.machine_nest_end(self._m)
         self.set_until(kept[0])
         self.verdict = kept[1]
+        lib.machine_set_verdict(self._m, self.verdict)
         self.regs._forget()
 
     @property

@@ -4,7 +4,15 @@
  * is left mapped is its own page, the signal stack and the regions.
  */
 #include "layout.h"
-#include <sys/syscall.h>
+
+/* i386 system call numbers: the headers that define them are not where every 64-bit toolchain looks with -m32. */
+#define SYS_exit 1
+#define SYS_close 6
+#define SYS_munmap 91
+#define SYS_prctl 172
+#define SYS_rt_sigaction 174
+#define SYS_sigaltstack 186
+#define SYS_mmap2 192
 
         .text
         .globl _start
