@@ -10,7 +10,7 @@ from .oracle.encode import FORMS, PRIVILEGED
 from .oracle.generate import form_cases, undefined_opcode_cases
 from .oracle.sequences import sequence
 from .oracle.shrink import describe, shrink
-from .oracle.undefined import CONDITION, EFFECTS, UNDEFINED, effect, identify
+from .oracle.undefined import CONDITION, EFFECTS, FAULTS, UNDEFINED, UNFINISHED, effect, fault_differs, identify
 
 REGS = [0, 1, 2, 3, STACK_TOP, 5, DATA, DATA + 0x100]
 CAPSTONE = {
@@ -41,6 +41,20 @@ def test_undefined_table_rows_name_instructions_and_reasons():
     for row_names, condition, flags, reason in UNDEFINED:
         assert set(row_names.split()) <= names and condition in CONDITION and flags and reason.startswith("SDM")
     assert set(EFFECTS) <= names
+    for row_names, vendor, flags, reason in UNFINISHED:
+        assert set(row_names.split()) <= names and vendor and flags and reason
+    for row in FAULTS:
+        assert set(row.names.split()) <= names and row.ours != row.theirs and row.reason
+        assert row.vendor or row.lowest, "without a processor or an address a row excuses too much"
+
+
+def test_faults_differ_only_as_a_row_says(monkeypatch):
+    bound, other = identify(bytes.fromhex("624500") + bytes(8)), identify(bytes.fromhex("8b4500") + bytes(8))
+    monkeypatch.setattr("tests.oracle.undefined.VENDOR", "AuthenticAMD")
+    assert fault_differs(bound, 5, 0, 14) and not fault_differs(other, 5, 0, 14) and not fault_differs(bound, 14, 0, 5)
+    assert fault_differs(other, 14, 0xFFFFFFFF, 13) and not fault_differs(other, 14, 0x1000, 13)
+    monkeypatch.setattr("tests.oracle.undefined.VENDOR", "GenuineIntel")
+    assert not fault_differs(bound, 5, 0, 14)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 
 from .guest_code import *
 
+ARITH = CF | PF | AF | ZF | SF | 0x800
 BS = 0x4000
 DR6_INIT = 0xFFFF0FF0
 
@@ -84,8 +85,16 @@ def test_every_iteration_of_a_repeat(g: Guest) -> None:
 def test_a_repeated_compare_ends_early(g: Guest, byte: int) -> None:
     g.m.memory.write(DATA, bytes([3, 3, 4]))
     g.m.regs.edi, g.m.regs.ecx, g.m.regs.eax = DATA, 3, byte
-    stepped(g, b"\xf3\xae", at=CODE + (2 if byte == 9 else 0))  # repe scasb
+    frame = stepped(g, b"\xf3\xae", at=CODE + (2 if byte == 9 else 0))  # repe scasb
     assert g.m.regs.ecx == 2
+    # EFLAGS change with the last iteration (SDM vol. 2, REP): 9 - 3 ends it here, 3 - 3 does not
+    assert frame.eflags & ARITH == (PF if byte == 9 else 0)
+
+
+def test_the_last_iteration_of_a_compare_sets_the_flags(g: Guest) -> None:
+    g.m.memory.write(DATA, bytes([3]))
+    g.m.regs.edi, g.m.regs.ecx, g.m.regs.eax = DATA, 1, 3
+    assert stepped(g, b"\xf3\xae", at=CODE + 2).eflags & ARITH == ZF | PF
 
 
 @pytest.mark.parametrize("code", [mov_sreg("ss"), b"\x17"], ids=["mov", "pop"])

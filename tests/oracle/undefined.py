@@ -1,13 +1,15 @@
-"""What the SDM leaves undefined: the only source of masks in comparisons.
+"""What the SDM leaves undefined, and where processors differ from it: the only source of masks in comparisons.
 
 A row of UNDEFINED names instructions, the condition under which it holds, what is undefined then (flags, or DEST for
 the destination), and why. EFFECTS says which flags instructions read and write, so that an undefined flag can be
-followed through a run: a case in which one is read says nothing from there on.
+followed through a run: a case in which one is read says nothing from there on. Rows with a VENDOR hold on hosts with
+that processor alone; on all others the machine's own behaviour is demanded.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 from .case import AF, ARITH, CF, DF, OF, PF, SF, ZF
@@ -72,6 +74,72 @@ SEVERAL = (
     ("retf iret", "SDM vol. 2 RET, IRET: they read several words; which one of two that fault is not said"),
 )
 """Instructions of several accesses, which leave open what they have stored and which address a page fault reports."""
+
+AMD = "AuthenticAMD"
+
+
+def _host_vendor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), "")
+
+
+VENDOR = _host_vendor()
+
+UNFINISHED = (
+    (
+        "cmpsb cmpsv scasb scasv",
+        AMD,
+        ARITH,
+        "SDM vol. 2 REP: EFLAGS change with the last iteration; there each iteration shows its own comparison",
+    ),
+)
+"""Flags after an iteration of a repeated instruction that is not its last one."""
+
+
+class FaultRow(NamedTuple):
+    """Two exceptions that may stand for each other. names empty: any instruction; prefix 0: with or without."""
+
+    names: str
+    prefix: int
+    ours: int
+    theirs: int
+    lowest: int
+    vendor: str
+    reason: str
+
+
+FAULTS = (
+    FaultRow("bound", 0, 5, 14, 0, AMD, "SDM vol. 2 BOUND checks as it reads; there both bounds are read before"),
+    FaultRow("retf iret", 0, 13, 14, 0, AMD, "SDM vol. 2 RET: CS is checked first; there the outer SS:ESP is read before"),
+    FaultRow("mov_cr", 0xF0, 6, 13, 0, AMD, "LOCK MOV CR0 is MOV CR8 there, and privilege is what it lacks"),
+    FaultRow("", 0, 14, 13, 0xFFFFFFF1, "", "SDM vol. 3, 5.3: an access across offset FFFFFFFFh may or may not fault"),
+)
+"""lowest: least address of our page fault for which the row holds."""
+
+
+def fault_differs(d: Decoded | None, ours: int, address: int, theirs: int) -> bool:
+    """May this exception of ours (address: CR2) be that one of the CPU, for the instruction d?"""
+    return any(
+        (row.ours, row.theirs) == (ours, theirs)
+        and address >= row.lowest
+        and row.vendor in ("", VENDOR)
+        and (not row.names or (d is not None and d.form.name in row.names.split()))
+        and (not row.prefix or (d is not None and row.prefix in d.prefixes))
+        for row in FAULTS
+    )
+
+
+NULL_RPL = "SDM vol. 2 IRET: a null selector is 0 after a return to an outer ring; some keep the RPL bits it had"
+"""Every return from the stepper is such an IRET, so null selectors compare as equal (selector())."""
+
+
+def selector(value: int) -> int:
+    """What is compared of a data segment's selector."""
+    return 0 if value < 4 else value
+
 
 _CC_READS = (OF, OF, CF, CF, ZF, ZF, CF | ZF, CF | ZF, SF, SF, PF, PF, SF | OF, SF | OF, ZF | SF | OF, ZF | SF | OF)
 
@@ -194,9 +262,12 @@ def effect(
     repeated = REP in d.prefixes or REPNE in d.prefixes
     none_left = not regs[1] & (0xFFFF if ADSIZE in d.prefixes else 0xFFFFFFFF)
     if name[:4] in ("cmps", "scas") and repeated and (repeats or none_left):
-        # EFLAGS change with the last iteration (SDM vol. 2, REP)
-        return Effect(name, 0, 0, 0)
+        return Effect(name, 0, 0, _unfinished(name) if repeats else 0)
     return Effect(name, reads, writes, _undefined(name, Context(size, count, slot_clear)))
+
+
+def _unfinished(name: str) -> int:
+    return sum(mask for names, vendor, mask, _reason in UNFINISHED if name in names.split() and vendor == VENDOR)
 
 
 @lru_cache(maxsize=4096)
