@@ -92,6 +92,16 @@ enum reg_id {
 };
 uint32_t machine_get_reg(machine *m, int id);
 int machine_set_reg(machine *m, int id, uint32_t value);
+/* A segment register with its hidden part, id REG_ES to REG_TR. limit is in bytes; attributes are descriptor bits
+ * 40-55 without the limit. set takes the record as it is, as a debugger would: no descriptor table is read. */
+struct segment_state {
+    uint32_t base, limit;
+    uint16_t selector, attributes;
+};
+enum segment_error { SEGMENT_GOOD, SEGMENT_RESERVED, SEGMENT_LIMIT, SEGMENT_TYPE, SEGMENT_ABSENT, SEGMENT_V86 };
+void machine_get_segment(machine *m, int id, struct segment_state *ret);
+/* An enum segment_error, with nothing changed unless it is SEGMENT_GOOD. */
+int machine_set_segment(machine *m, int id, const struct segment_state *state);
 
 /* Linear memory without faults and ignoring write protection; returns the bytes done before an unmapped page. */
 uint32_t machine_peek(machine *m, uint32_t lin, void *buf, uint32_t size);
@@ -101,6 +111,9 @@ uint32_t machine_poke(machine *m, uint32_t lin, const void *buf, uint32_t size);
 enum { MAP_WRITE = 1, MAP_USER = 2 };
 int machine_map(machine *m, uint32_t lin, uint32_t size, int rights);
 int machine_unmap(machine *m, uint32_t lin, uint32_t size);
+/* ROM in whole pages that ends at physical 4 GiB; its last 128 KiB are also there below 1 MiB, in RAM's place.
+ * 0, -1: overlaps what is at the top, -2: out of memory. */
+int machine_load_rom(machine *m, const void *data, uint32_t size);
 /* 0: not mapped; else 1 | rights << 1 for the page of lin. */
 int machine_mapping(machine *m, uint32_t lin);
 

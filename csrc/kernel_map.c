@@ -203,6 +203,25 @@ int machine_unmap(machine *m, uint32_t lin, uint32_t size)
     return 0;
 }
 
+#define ROM_ALIAS (128u << 10)  /* as PC chipsets decode it */
+
+int machine_load_rom(machine *m, const void *data, uint32_t size)
+{
+    const u8 *bytes = data;
+    u32 pages = size >> PAGE_SHIFT, start = 0 - size, alias = size < ROM_ALIAS ? size : ROM_ALIAS;
+    for (u32 i = 0; i < pages; i++)
+        if (memory_page(&m->mem, (start >> PAGE_SHIFT) + i))
+            return -1;
+    for (u32 at = 0; at < size; at += PAGE_SIZE)
+        if (!memory_add_rom(m, (start + at) >> PAGE_SHIFT, bytes + at))
+            return -2;
+    for (u32 at = 0; at < alias; at += PAGE_SIZE)
+        if (!memory_add_rom(m, (0x100000 - alias + at) >> PAGE_SHIFT, bytes + size - alias + at))
+            return -2;
+    tlb_flush(m->cpu);          /* absent pages may be known to the fetch TLB */
+    return 0;
+}
+
 int machine_mapping(machine *m, uint32_t lin)
 {
     if (!m->kernel)

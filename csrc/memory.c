@@ -93,6 +93,18 @@ bool memory_own(struct machine *m, struct page *page)
     return true;
 }
 
+bool memory_add_rom(struct machine *m, u32 frame, const u8 *data)
+{
+    if (!memory_page(&m->mem, frame) && !memory_add(&m->mem, frame, 1))
+        return false;
+    struct page *page = memory_page(&m->mem, frame);
+    if (!memory_patch(m, page, 0, data, PAGE_SIZE))
+        return false;
+    page->rom = true;
+    tlb_protect(m, frame);
+    return true;
+}
+
 static bool bits_any(const u8 *bits, u32 offset, u32 size)
 {
     for (u32 i = offset; i < offset + size; i++)
@@ -103,8 +115,11 @@ static bool bits_any(const u8 *bits, u32 offset, u32 size)
 
 bool memory_store(struct machine *m, struct page *page, u32 offset, const void *src, u32 size)
 {
-    if (!page)
-        return true;
+    return !page || page->rom || memory_patch(m, page, offset, src, size);
+}
+
+bool memory_patch(struct machine *m, struct page *page, u32 offset, const void *src, u32 size)
+{
     if (!memory_own(m, page))
         return false;
     memcpy(page->data + offset, src, size);

@@ -21,6 +21,7 @@ struct page {
     u8 *probed;                 /* bitmap of bytes that hold or held a kprobe's breakpoint, NULL when none */
     bool present;               /* there is RAM */
     bool owned;                 /* data is this page's own, may be written */
+    bool rom;                   /* guest stores are ignored */
     bool probe_conflict;        /* decoded code covers a probed byte other than as a bound probe: arming must invalidate */
 };
 
@@ -42,11 +43,16 @@ ALWAYS_INLINE struct page *memory_page(const struct memory *mem, u32 frame)
     return page && page->present ? page : NULL;
 }
 
+/* Put ROM with these bytes at a frame, in the place of RAM if there is any. False: out of host memory. */
+bool memory_add_rom(struct machine *m, u32 frame, const u8 *data);
+
 /* Make the page's data its own so that it can be written; TLBs forget the shared data. False: out of host memory,
  * with exhausted and code_changed set so that the run ends behind this instruction. */
 bool memory_own(struct machine *m, struct page *page);
-/* Write bytes that lie in one page, NULL for an address without RAM. Keeps decoded code coherent. False: as memory_own. */
+/* Write bytes that lie in one page, NULL for an address without RAM. Keeps decoded code coherent. False: as memory_own.
+ * memory_store is what the guest does, memory_patch what a debugger does: it writes ROM too. */
 bool memory_store(struct machine *m, struct page *page, u32 offset, const void *src, u32 size);
+bool memory_patch(struct machine *m, struct page *page, u32 offset, const void *src, u32 size);
 
 /* Physical accesses of the engine itself. Writes keep decoded code coherent. size 1, 2, 4; may cross pages. */
 u32 phys_read(struct machine *m, u32 phys, unsigned size);

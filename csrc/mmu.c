@@ -70,7 +70,7 @@ void tlb_forget(struct machine *m, const u8 *data)
 static void tlb_fill(struct tlb_entry *e, u32 lin, const struct page *page, bool writable)
 {
     u32 tag = lin & ~PAGE_MASK;
-    bool plain = page->owned && !page->code && !page->probed;
+    bool plain = page->owned && !page->code && !page->probed && !page->rom;
 
     e->read_tag = tag;
     e->write_tag = writable && plain ? tag : tlb_invalid(tag >> PAGE_SHIFT & (TLB_SIZE - 1));
@@ -300,7 +300,7 @@ u32 mmu_poke(struct cpu *cpu, u32 lin, const void *buf, u32 size)
     while (done < size) {
         struct page *page = debugger_page(cpu, lin + done);
         u32 n = first_part(lin + done, size - done);
-        if (!page || !memory_store(cpu->machine, page, (lin + done) & PAGE_MASK, (const u8 *)buf + done, n))
+        if (!page || !memory_patch(cpu->machine, page, (lin + done) & PAGE_MASK, (const u8 *)buf + done, n))
             break;
         done += n;
     }

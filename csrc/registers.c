@@ -142,3 +142,58 @@ int machine_set_reg(machine *m, int id, uint32_t value)
     cpu->leave = leave;
     return done ? 0 : -1;
 }
+
+/* --- hidden parts ----------------------------------------------------------------------------------------- */
+
+#define ATTR_DEFINED 0xD0FFu    /* type, S, DPL, P, AVL, D/B, G */
+#define V86_ATTR 0x00F3u        /* SDM vol. 3, 20.1: what segments are in virtual-8086 mode */
+#define G_LIMIT_LOW 0xFFFu      /* these bits of a limit in pages are set */
+
+/* SDM vol. 3, 3.4.5.1 and table 3-2: what each register's type may be, by bit. CS is a data segment after reset and
+ * until the first far jump behind entering protected mode. */
+static u32 types_of(unsigned seg, bool protect)
+{
+    switch (seg) {
+    case CS: return protect ? 0xFF08 : 0xFFFF;
+    case SS: return protect ? 0x00CC : 0xFFFF;
+    case LDTR: return 1u << SYS_LDT;
+    case TR: return 1u << SYS_TSS16_BUSY | 1u << SYS_TSS32_BUSY;
+    default: return protect ? 0xCCFF : 0xFFFF;
+    }
+}
+
+static enum segment_error check_segment(const struct cpu *cpu, unsigned seg, const struct segment *s)
+{
+    bool system = seg == LDTR || seg == TR, protect = cpu->cr0 & CR0_PE, v86 = cpu->eflags & EFLAGS_VM;
+    if (s->attr & ~ATTR_DEFINED)
+        return SEGMENT_RESERVED;
+    if (s->attr & SEG_G ? (s->limit & G_LIMIT_LOW) != G_LIMIT_LOW : s->limit > 0xFFFFF)
+        return SEGMENT_LIMIT;
+    if (!(s->attr & SEG_P))
+        return seg == CS || seg == SS || seg == TR ? SEGMENT_ABSENT : SEGMENT_GOOD;
+    if (!(s->attr & SEG_S) != system || !(types_of(seg, protect) >> SEG_TYPE(s->attr) & 1))
+        return SEGMENT_TYPE;
+    if (v86 && !system && (s->base != (u32)s->selector << 4 || s->limit != 0xFFFF || s->attr != V86_ATTR))
+        return SEGMENT_V86;
+    return SEGMENT_GOOD;
+}
+
+void machine_get_segment(machine *m, int id, struct segment_state *ret)
+{
+    const struct segment *s = &m->cpu->seg[id - REG_ES];
+    *ret = (struct segment_state){s->base, s->limit, s->selector, s->attr};
+}
+
+int machine_set_segment(machine *m, int id, const struct segment_state *state)
+{
+    struct cpu *cpu = m->cpu;
+    unsigned seg = (unsigned)(id - REG_ES);
+    struct segment s = {state->base, state->limit, state->selector, state->attributes};
+    enum segment_error error = check_segment(cpu, seg, &s);
+    if (error != SEGMENT_GOOD)
+        return error;
+    cpu->seg[seg] = s;
+    mode_update(cpu);
+    cpu->code_changed = true;   /* decoded code may depend on it: a handler's block is left */
+    return SEGMENT_GOOD;
+}

@@ -9,6 +9,7 @@ from .machine import Machine
 from .probes import Kprobe
 from .probespec import ProbeSpec, parse_probe
 from .registers import PtRegs
+from .segments import Segment
 from .stop import Stop, StopReason
 from .symbols import AmbiguousSymbol, Symbol, SymbolTable
 
@@ -28,6 +29,7 @@ __all__ = [
     "MemoryFault",
     "ProbeSpec",
     "PtRegs",
+    "Segment",
     "Stop",
     "StopReason",
     "StopRun",

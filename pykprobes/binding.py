@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ._core import ffi, lib
 from .dispatch import RAISED, Dispatch
+from .records import Layout, Stats
 from .registers import PtRegs
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 RUN_SLICE = 1_000_000
 KPROBES = {None: lib.KPROBES_OFF, "2.5.26": lib.KPROBES_2_5_26, "fixed": lib.KPROBES_FIXED}
 KERNELS = {None: lib.KERNEL_NONE, "builtin": lib.KERNEL_BUILTIN}
-MISSES = ("recursion", "disarmed", "lock", "fault_restart")
 RIGHT_WRITE, RIGHT_USER = lib.MAP_WRITE, lib.MAP_USER
 NONE, UNTIL = lib.STOP_NONE, lib.STOP_UNTIL
 PRE, POST, FAULT, TRAP, IMPORT = (
@@ -39,32 +39,6 @@ SCRATCH = 4096
 
 _running: dict[int, Core] = {}
 _tags = count(1)
-
-
-class Layout(NamedTuple):
-    """Where the built-in kernel side lies; see struct kernel_layout in csrc/cdef.h."""
-
-    gdt: int
-    idt: int
-    tss: int
-    entry: int
-    entry_size: int
-    imports: int
-    import_stride: int
-    import_max: int
-    call_return: int
-    stack_top: int
-    stack_bottom: int
-    window: int
-    window_end: int
-
-
-class Stats(NamedTuple):
-    """The counters of one probe."""
-
-    hits: int = 0
-    nmissed: int = 0
-    misses: tuple[int, ...] = (0,) * len(MISSES)
 
 
 @ffi.def_extern(name="pykprobes_callback", error=RAISED)
@@ -236,6 +210,16 @@ class Core(Dispatch):
     def set_reg(self, number: int, value: int) -> int:
         return lib.machine_set_reg(self.handle, number, value)
 
+    def get_segment(self, number: int) -> tuple[int, int, int, int]:
+        """Selector, base, limit and attributes."""
+        state = ffi.new("struct segment_state *")
+        lib.machine_get_segment(self.handle, number, state)
+        return state.selector, state.base, state.limit, state.attributes
+
+    def set_segment(self, number: int, selector: int, base: int, limit: int, attributes: int) -> int:
+        state = ffi.new("struct segment_state *", (base, limit, selector, attributes))
+        return lib.machine_set_segment(self.handle, number, state)
+
     def frame(self) -> Frame | None:
         """The frame of the handler that is running, None where there is none."""
         frame = lib.machine_frame(self._m) if self._depth else ffi.NULL
@@ -271,6 +255,9 @@ class Core(Dispatch):
 
     def unmap(self, address: int, size: int) -> int:
         return lib.machine_unmap(self.handle, address, size)
+
+    def load_rom(self, data: bytes) -> int:
+        return lib.machine_load_rom(self.handle, data, len(data))
 
     # Probes
 

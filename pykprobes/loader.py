@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from .binding import RIGHT_USER, RIGHT_WRITE
-from .elf import EXEC, MAGIC, NAMED_TYPES, PF_W, SHN_LORESERVE, STB_LOCAL, STB_WEAK, Elf, ElfSymbol, Relocation
+from .elf import EXEC, MAGIC, PF_W, STB_WEAK, Elf, ElfSymbol, Relocation
 from .memory import PAGE, TOP, address_range
-from .symbols import Symbol
+from .multiboot import find_header, load_multiboot
+from .symbols import Symbol, named_symbols
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -73,7 +74,10 @@ def load(machine: Machine, source: Source, at: int | None, name: str | None) -> 
     names = {image.name for image in machine.images}
     if name in names:
         name = next(numbered for n in count(2) if (numbered := f"{name}.{n}") not in names)
-    if data[:4] != MAGIC and at is not None:
+    multiboot = find_header(data) if at is None and machine._core.layout is None else None
+    if multiboot is not None:
+        image = load_multiboot(machine, data, multiboot, name)
+    elif data[:4] != MAGIC and at is not None:
         image = _load_flat(machine, data, at, name)
     else:
         image, symbols = _ElfLoader(machine, Elf(data, name), at).load()
@@ -164,7 +168,7 @@ class _ElfLoader:
         self.check_free(pages)
         for relocation in elf.relocations():
             self.relocate(relocation)
-        symbols = self.symbols()
+        symbols = named_symbols(elf, self.bias)
         initializers = self.initializers()
         if self.imports and not machine.imports.room_for(set(self.imports)):
             raise elf.bad(f"it has {len(self.imports)} imports, which is more than this machine can serve")
@@ -211,20 +215,6 @@ class _ElfLoader:
         machine.memory.fill(esp, START_BLOCK)
         machine.regs.esp = esp
         machine.regs.eip = entry
-
-    def symbols(self) -> list[Symbol]:
-        found: dict[tuple[str, int], Symbol] = {}
-        for symbol in self.elf.symbols():
-            if not symbol.name or not symbol.defined or symbol.section >= SHN_LORESERVE:
-                continue
-            if symbol.type not in NAMED_TYPES:
-                continue
-            address = symbol.value + self.bias & 0xFFFFFFFF
-            size = min(symbol.size, TOP - address)
-            is_global = symbol.binding != STB_LOCAL
-            made = Symbol(symbol.name, address, size, self.elf.name, self.elf.is_code(symbol), is_global)
-            found.setdefault((symbol.name, address), made)
-        return list(found.values())
 
     def initializers(self) -> tuple[int, ...]:
         found = [address + self.bias & 0xFFFFFFFF for address in self.elf.initializers()]

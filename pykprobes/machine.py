@@ -102,9 +102,20 @@ class Machine:
     # Images, memory, names
 
     def load(self, file: Source, at: int | None = None, name: str | None = None) -> Image:
-        """Load an ELF32 program (sets eip and esp) or library, or flat code with ``at=``; path, bytes or file."""
+        """Load an ELF32 program (sets eip and esp) or library, or flat code with ``at=``; path, bytes or file.
+
+        On a bare machine, without ``at``, a Multiboot (version 1) kernel is loaded and started as a boot loader does.
+        """
         self._core.handle  # noqa: B018 - a closed machine is reported first
         return loader.load(self, file, None if at is None else index(at), name)
+
+    def load_rom(self, data: bytes | bytearray | memoryview) -> None:
+        """Put a ROM where the CPU of a bare machine looks after reset: it ends at 4 GiB; guest stores are ignored.
+
+        Its last 128 KiB appear below 1 MiB as well, in RAM's place. A part of a page is filled up with FFh in front.
+        """
+        self._core.handle  # noqa: B018 - a closed machine is reported first
+        self.regions.load_rom(bytes(memoryview(data).cast("B")))
 
     def map(self, address: int, size: int, rights: str = "rw") -> None:
         """Put memory at whole pages; rights are r with any of w, x and u (user mode)."""

@@ -8,10 +8,10 @@ from operator import index
 from typing import TYPE_CHECKING, Any
 
 from .actions import Action, attach, chain, detach
-from .binding import MISSES, Stats
 from .disasm import boundaries
 from .errors import KprobeError
 from .probespec import parse_place
+from .records import MISSES, Stats
 
 if TYPE_CHECKING:
     from .machine import Machine

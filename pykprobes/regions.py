@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .binding import Core
 
 ARENA_CHUNK = 1 << 20
+MIB = 1 << 20
+ROM_MAX, ROM_ALIAS = 16 << 20, 128 << 10
 FREE_FROM = 0x40000000
 LETTERS = {"r": 0, "w": RIGHT_WRITE, "x": 0, "u": RIGHT_USER}
 
@@ -97,6 +99,33 @@ class AddressSpace:
             for start, stop in ((region.start, address), (end, region.end)):
                 if start < stop:
                     insort(self._regions, Region(start, stop, region.kind))
+
+    def load_rom(self, data: bytes) -> None:
+        """Put ROM so that it ends at 4 GiB, with its last 128 KiB below 1 MiB too, where it takes RAM's place."""
+        if self._core.layout:
+            raise ValueError("the built-in kernel side has no place for a ROM: Machine(kernel=None) has")
+        if not 0 < len(data) <= ROM_MAX:
+            raise ValueError(f"a ROM has 1 to {ROM_MAX:#x} bytes, not {len(data):#x}")
+        data = b"\xff" * (-len(data) % PAGE) + data
+        shown = min(len(data), ROM_ALIAS)
+        spans = [(TOP - len(data), TOP), (MIB - shown, MIB)]
+        for start, end in spans:
+            for region in self._regions:
+                if region.start < end and start < region.end and not (region.kind == "RAM" and end == MIB):
+                    raise ValueError(f"a ROM at [{start:#x}, {end:#x}) overlaps {describe(region)}")
+        if self._core.load_rom(data):
+            raise MemoryError(f"no memory is left for a ROM of {len(data):#x} bytes")
+        for start, end in spans:
+            self._carve(start, end, "the ROM")
+
+    def _carve(self, start: int, end: int, kind: str) -> None:
+        """[start, end) is now of this kind, whatever it was."""
+        for region in [r for r in self._regions if r.start < end and start < r.end]:
+            self._regions.remove(region)
+            for first, last in ((region.start, start), (end, region.end)):
+                if first < last:
+                    insort(self._regions, Region(first, last, region.kind))
+        insort(self._regions, Region(start, end, kind))
 
     def free(self, size: int, align: int = PAGE) -> int:
         """The lowest free address from 1 GiB on for `size` bytes; MemoryError when there is none."""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ._core import Frame
     from ._core import PtRegs as FrameRegs
     from .binding import Core
+    from .segments import Segment
 
 GPR = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
 # Numbers 8 and on, in the order of enum reg_id in csrc/cdef.h.
@@ -87,6 +88,27 @@ class Registers:
     dr6, dr7 = _Register("dr6"), _Register("dr7")
     gdtr_base, gdtr_limit = _Register("gdtr_base"), _Register("gdtr_limit")
     idtr_base, idtr_limit = _Register("idtr_base"), _Register("idtr_limit")
+
+    def segment(self, name: str) -> Segment:
+        """A copy of a segment register with its hidden part; set_segment stores it."""
+        from .segments import Segment, segment_number
+
+        return Segment(*self._core.get_segment(segment_number(name)))
+
+    def set_segment(self, name: str, segment: Segment) -> None:
+        """Set a segment register and its hidden part at once, without a look at descriptor tables.
+
+        ValueError, with nothing changed, for what the register could not hold. The DPL of CS is the CPL.
+        """
+        from .segments import REFUSED, Segment, segment_number
+
+        number = segment_number(name)
+        if not isinstance(segment, Segment):
+            raise TypeError(f"{name} takes a Segment, not {type(segment).__name__}")
+        good = segment.checked()
+        error = self._core.set_segment(number, good.selector, good.base, good.limit, good.attributes)
+        if error:
+            raise ValueError(f"{name} cannot hold {good}: {REFUSED[error](good)}")
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
         return ((name, self._core.get_reg(number)) for name, number in NUMBERS.items())

@@ -8,6 +8,9 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from .elf import NAMED_TYPES, SHN_LORESERVE, STB_LOCAL, Elf
+from .memory import TOP
+
 
 class Symbol(NamedTuple):
     """One name of an image. ``size`` 0 means unknown."""
@@ -202,3 +205,16 @@ class SymbolTable:
             position = symbol.address
         emit(1 << 33)
         return ranges
+
+
+def named_symbols(elf: Elf, bias: int) -> list[Symbol]:
+    """What an ELF file's symbol tables name, `bias` added to the addresses."""
+    found: dict[tuple[str, int], Symbol] = {}
+    for symbol in elf.symbols():
+        if not symbol.name or not symbol.defined or symbol.section >= SHN_LORESERVE or symbol.type not in NAMED_TYPES:
+            continue
+        address = symbol.value + bias & 0xFFFFFFFF
+        size = min(symbol.size, TOP - address)
+        made = Symbol(symbol.name, address, size, elf.name, elf.is_code(symbol), symbol.binding != STB_LOCAL)
+        found.setdefault((symbol.name, address), made)
+    return list(found.values())
