@@ -117,6 +117,14 @@ static int debug_trap(struct machine *m, u32 bits)
     return deliver_fault(m);
 }
 
+/* A trap that a task switch left behind which no instruction asked for. */
+static int pending_debug_trap(struct machine *m)
+{
+    u32 bits = m->cpu->db_pending;
+    m->cpu->db_pending = 0;
+    return debug_trap(m, bits);
+}
+
 /* What decoded code left behind; step: DR6_BS if the instruction was single-stepped. Behind a load of SS debug
  * exceptions wait for the next instruction, and the single step is lost (SDM vol. 3, 6.8.3). */
 static int after_execute(struct machine *m, u32 step)
@@ -245,7 +253,9 @@ static enum stop_reason run(struct machine *m, u64 end)
             if (cpu->icount >= end)
                 return STOP_NONE;
             timer_tick(m);
-            if (interrupt_ready(m)) {
+            if (unlikely(cpu->db_pending) && cpu->shadow != 2) {
+                status = pending_debug_trap(m);
+            } else if (interrupt_ready(m)) {
                 status = take_interrupt(m);
             } else if (unlikely(cpu->halted)) {
                 if (!skip_to_tick(m))

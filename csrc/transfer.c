@@ -1,7 +1,7 @@
 /* transfer.c: far jumps, calls and returns, IRET, and the instructions that raise exceptions. */
-#include "api.h"
 #include "callout.h"
 #include "gate.h"
+#include "task.h"
 
 /* A checked place to go on at. */
 struct target {
@@ -123,6 +123,32 @@ static int through_gate(struct cpu *cpu, const struct op *op, u16 selector, cons
     return op_jump(cpu, t.eip);
 }
 
+/* A switch that an instruction asked for, which has retired once the new task is there. */
+static int finish_switch(struct cpu *cpu, int status, const struct task_switch *ts)
+{
+    if (ts->committed)
+        cpu->budget--;
+    return status;
+}
+
+static int branch_task(struct cpu *cpu, const struct op *op, u16 selector, bool call)
+{
+    struct task_switch ts = {
+        .cause = call ? TASK_CALL : TASK_JUMP, .eip = op->eip + op->len, .eflags = cpu_eflags(cpu)};
+    return finish_switch(cpu, task_switch(cpu, selector, &ts), &ts);
+}
+
+/* A TSS or a task gate named by the selector (SDM vol. 2, JMP: TASK-GATE, TASK-STATE-SEGMENT). */
+static int through_task(struct cpu *cpu, const struct op *op, u16 selector, const u32 desc[2], bool call)
+{
+    unsigned dpl = DESC_DPL(desc);
+    if (dpl < cpu->cpl || dpl < SELECTOR_RPL(selector))
+        return fault_selector(cpu, T_GPFLT, selector, 0);
+    if (!(desc[1] & DESC_P))
+        return fault_selector(cpu, T_SEGNP, selector, 0);
+    return branch_task(cpu, op, DESC_TYPE(desc) == SYS_TASK ? (u16)(desc[0] >> 16) : selector, call);
+}
+
 static int branch_protected(struct cpu *cpu, const struct op *op, u16 selector, u32 eip, bool call)
 {
     struct target t = {.selector = selector, .eip = eip};
@@ -145,7 +171,7 @@ static int branch_protected(struct cpu *cpu, const struct op *op, u16 selector, 
     case SYS_TASK:
     case SYS_TSS16:
     case SYS_TSS32:
-        return cpu_stop(cpu, STOP_UNIMPLEMENTED);
+        return through_task(cpu, op, selector, t.desc, call);
     default:
         return fault_selector(cpu, T_GPFLT, selector, 0);
     }
@@ -314,8 +340,6 @@ int trap_return(struct cpu *cpu, unsigned size)
     u32 words[3];
     if (!protected_mode(cpu))
         return return_paragraph(cpu, size);
-    if (cpu->eflags & EFLAGS_NT)
-        return cpu_stop(cpu, STOP_UNIMPLEMENTED);
     if (!peek(cpu, 0, size, words, 3))
         return STATUS_FAULT;
     if (size == 4 && (words[2] & EFLAGS_VM) && cpu->cpl == 0)
@@ -331,6 +355,10 @@ int trap_return(struct cpu *cpu, unsigned size)
 
 int insn_iret(struct cpu *cpu, const struct op *op)
 {
+    if (protected_mode(cpu) && (cpu->eflags & EFLAGS_NT)) {
+        struct task_switch ts = {.eip = op->eip + op->len, .eflags = cpu_eflags(cpu)};
+        return finish_switch(cpu, task_return(cpu, &ts), &ts);
+    }
     int status = trap_return(cpu, op->size);
     if (status == STATUS_JUMP)
         cpu->budget--;

@@ -4,6 +4,7 @@
 #include "api.h"
 #include "gate.h"
 #include "mmu.h"
+#include "task.h"
 
 /* What is being delivered. */
 struct event {
@@ -89,7 +90,7 @@ static int read_gate(struct cpu *cpu, const struct event *ev, u32 gate[2])
         return cpu_fault_code(cpu, T_GPFLT, error);
     if (!(gate[1] & DESC_P))
         return cpu_fault_code(cpu, T_SEGNP, error);
-    return task ? cpu_stop(cpu, STOP_UNIMPLEMENTED) : STATUS_NEXT;
+    return STATUS_NEXT;
 }
 
 /* The gate's code segment; ret_cpl: the privilege that it runs at. */
@@ -151,7 +152,20 @@ static void enter_handler(struct cpu *cpu, const u32 gate[2], const struct segme
         cpu->eflags &= ~EFLAGS_IF;
 }
 
-static int deliver_protected(struct cpu *cpu, const struct event *ev)
+/* Through a task gate. Behind the commit point a fault is the new task's, and what was interrupted is settled. */
+static int deliver_task(struct cpu *cpu, struct event *ev, u16 selector)
+{
+    struct task_switch ts = {.cause = TASK_EVENT, .eip = cpu->eip, .eflags = flags_image(cpu, ev), .ext = ev->ext,
+                             .has_error = ev->has_error, .error_code = ev->error_code};
+    int status = task_switch(cpu, selector, &ts);
+    if (ts.committed) {
+        ev->length = 0;
+        ev->retired = false;
+    }
+    return status;
+}
+
+static int deliver_protected(struct cpu *cpu, struct event *ev)
 {
     u32 gate[2], desc[2], words[FRAME_MAX];
     unsigned cpl;
@@ -159,6 +173,8 @@ static int deliver_protected(struct cpu *cpu, const struct event *ev)
     int status = read_gate(cpu, ev, gate);
     if (status != STATUS_NEXT)
         return status;
+    if (DESC_TYPE(gate) == SYS_TASK)
+        return deliver_task(cpu, ev, (u16)(gate[0] >> 16));
     if (!check_handler(cpu, (u16)(gate[0] >> 16), ev->ext, desc, &cpl))
         return STATUS_FAULT;
 
@@ -180,7 +196,7 @@ static int deliver_protected(struct cpu *cpu, const struct event *ev)
     return STATUS_JUMP;
 }
 
-static int deliver(struct cpu *cpu, const struct event *ev)
+static int deliver(struct cpu *cpu, struct event *ev)
 {
     int status = cpu->cr0 & CR0_PE ? deliver_protected(cpu, ev) : deliver_real(cpu, ev);
     if (status != STATUS_JUMP)
@@ -225,12 +241,9 @@ static bool escalate(struct cpu *cpu, struct event *ev)
 static int deliver_event(struct cpu *cpu, struct event *ev)
 {
     for (;;) {
-        int status = deliver(cpu, ev);
-        if (likely(status == STATUS_JUMP))
-            return status;
+        if (likely(deliver(cpu, ev) == STATUS_JUMP))
+            return STATUS_JUMP;
         unretire(cpu, ev);
-        if (status == STATUS_STOP)
-            return status;
         if (!escalate(cpu, ev))
             return cpu_stop(cpu, STOP_SHUTDOWN);
     }

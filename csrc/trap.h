@@ -12,10 +12,10 @@
  * checks, stack switch by the TSS, frame, error code, CR2. Faults inside become #DF and then shutdown.
  * cpu->eip is the eip to push (faulting instruction, or the next for traps and int n). cpu->fault is then what was
  * delivered, or at SHUTDOWN the fault that was one too many; cpu->cr2 the address of the last #PF.
- * Returns STATUS_JUMP with eip at the handler, or STATUS_STOP (SHUTDOWN, UNIMPLEMENTED task gate). */
+ * Returns STATUS_JUMP with eip at the handler, or STATUS_STOP (SHUTDOWN). */
 int trap_deliver(struct cpu *cpu);
 int trap_interrupt(struct cpu *cpu, u8 vector);
-/* IRET by operand size: STATUS_JUMP, STATUS_FAULT with nothing changed, STATUS_STOP (task return). Counts nothing. */
+/* IRET by operand size, but for NT: STATUS_JUMP or STATUS_FAULT with nothing changed. Counts nothing. */
 int trap_return(struct cpu *cpu, unsigned size);
 
 /* segment.c. Load a segment register in protected mode with all checks (STATUS_FAULT) or real/v86 mode. */

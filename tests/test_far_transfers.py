@@ -329,21 +329,3 @@ def test_16_bit_returns(g: Guest) -> None:
     g.m.regs.eflags = FIXED | AC
     g.run(O16 + b"\x68" + imm(CF, 2) + words, O16 + IRET)
     assert (g.frame().vector, g.frame().eflags) == (DONE, FIXED | CF | AC)
-
-
-def test_a_nested_task_return_is_not_done_yet(g: Guest) -> None:
-    g.m.regs.eflags = FIXED | NT
-    stop = g.run(IRET)
-    assert (stop.reason, stop.eip, stop.code[:1]) == (StopReason.UNIMPLEMENTED, CODE, IRET)
-
-
-@pytest.mark.parametrize("far", FAR)
-@pytest.mark.parametrize("access", [0xE5, TSS32, TSS16])
-def test_task_switches_are_not_done_yet(g: Guest, far: object, access: int) -> None:
-    assert callable(far)
-    g.descriptor(SPARE, DATA, 0x67, access, 0)
-    before = dict(g.m.regs)
-    stop = g.run(far(SPARE))
-    assert (stop.reason, stop.eip) == (StopReason.UNIMPLEMENTED, CODE)
-    assert stop.code.startswith(far(SPARE))
-    assert {**before, "eip": CODE} == dict(g.m.regs)

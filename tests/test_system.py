@@ -295,14 +295,6 @@ def test_msrs_are_privileged(g: Guest, code: str) -> None:
     g.fault(bytes.fromhex(code), vector=PROTECTION, error=0, ring=3)
 
 
-def test_a_task_gate_is_not_done_yet(g: Guest) -> None:
-    g.m.memory.write(IDT + 8 * 0x40, gate(TSS_SELECTOR, 0, TASK))
-    start = g.m.icount
-    stop = g.run(NOP, interrupt(0x40))
-    assert (stop.reason, stop.eip, stop.icount) == (StopReason.UNIMPLEMENTED, CODE + 1, start + 1)
-    assert stop.code.startswith(interrupt(0x40))
-
-
 def test_the_built_in_kernel_reports_undefined_code() -> None:
     with Machine(memory=MEMORY) as m:
         m.memory.write(CODE, b"\x0f\x77")
