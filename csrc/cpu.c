@@ -62,6 +62,7 @@ void cpu_reset(struct cpu *cpu)
     reset_segments(cpu);
     cpu->cr0 = CR0_CD | CR0_NW | CR0_ET;
     cpu->cr2 = cpu->cr3 = cpu->cr4 = 0;
+    memset(cpu->sysenter, 0, sizeof(cpu->sysenter));
     cpu->dr[6] = DR6_FIXED;
     cpu->dr[7] = DR7_FIXED;
     cpu->fault = (struct fault){0};

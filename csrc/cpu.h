@@ -40,7 +40,7 @@ enum sreg { ES, CS, SS, DS, FS, GS, LDTR, TR, SREG_COUNT };
 #define DR7_FIXED 0x00000400u
 #define DR7_GD 0x00002000u
 
-#define CPU_SIGNATURE 0x0619u   /* EDX after reset, EAX of CPUID 1: family 6, model 1, stepping 9 */
+#define CPU_SIGNATURE 0x0633u   /* EDX after reset, EAX of CPUID 1: the first of family 6 with SYSENTER */
 
 /* Exception vectors (SDM vol. 3, table 6-1) */
 enum vector {
@@ -144,6 +144,7 @@ struct cpu {
     u32 cr0, cr2, cr3, cr4;
     u32 dr[8];                  /* DR0-3, 6, 7 (4 and 5 unused) */
     u64 tsc_offset;             /* TSC = icount + tsc_offset */
+    u32 sysenter[3];            /* MSRs SYSENTER_CS, ESP, EIP */
 
     u64 icount;                 /* instructions retired up to the last entry of the block loop */
     s64 budget_start;           /* budget at that entry; retired now = icount + budget_start - budget */

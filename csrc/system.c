@@ -257,14 +257,17 @@ int insn_rdtsc(struct cpu *cpu, const struct op *op)
 /* SDM vol. 2, CPUID. Leaf 1 EDX: exactly the features that are implemented. */
 #define CPUID_PSE (1u << 3)
 #define CPUID_TSC (1u << 4)
+#define CPUID_MSR (1u << 5)
 #define CPUID_CX8 (1u << 8)
+#define CPUID_SEP (1u << 11)
 #define CPUID_CMOV (1u << 15)
+#define CPUID_FEATURES (CPUID_PSE | CPUID_TSC | CPUID_MSR | CPUID_CX8 | CPUID_SEP | CPUID_CMOV)
 
 int insn_cpuid(struct cpu *cpu, const struct op *op)
 {
     static const u32 leaves[][4] = {        /* EAX, ECX, EDX, EBX: the order of enum gpr */
         {2, 0x6C65746E, 0x49656E69, 0x756E6547},                                    /* GenuineIntel */
-        {CPU_SIGNATURE, 0, CPUID_PSE | CPUID_TSC | CPUID_CX8 | CPUID_CMOV, 0},
+        {CPU_SIGNATURE, 0, CPUID_FEATURES, 0},
         {0x03020101, 0, 0x06040A42, 0},                                             /* caches and TLBs */
     };
     (void)op;
@@ -292,13 +295,4 @@ int insn_wait(struct cpu *cpu, const struct op *op)
     (void)op;
     bool trap = (cpu->cr0 & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS);
     return trap ? cpu_fault(cpu, T_DEVICE) : STATUS_NEXT;
-}
-
-/* RDMSR, WRMSR, RDPMC (CR4.PCE is not there): privileged all the same. */
-int insn_unimplemented(struct cpu *cpu, const struct op *op)
-{
-    (void)op;
-    if (!privileged(cpu))
-        return STATUS_FAULT;
-    return cpu_stop(cpu, STOP_UNIMPLEMENTED);
 }

@@ -212,7 +212,9 @@ def image() -> bytes:
     for n in (SPARE, SPARE2):
         log += define(n, bytes(8))
     memory.write(COMMON, log + segments + clean + b"\xff\x24\x9d" + imm(JUMPS))
-    start = mov("eax", 0x11) + to_control(0) + table(2, DATA) + table(3, DATA + 8) + far_jmp(K_CS, ENTRY + 0x80)
+    # QEMU's timer must not interrupt: all lines of both controllers are masked first.
+    start = b"\xb0\xff\xe6\x21\xe6\xa1" + mov("eax", 0x11) + to_control(0)
+    start += table(2, DATA) + table(3, DATA + 8) + far_jmp(K_CS, ENTRY + 0x80)
     memory.write(ENTRY, start)
     first = segments + mov("eax", TSS_SELECTOR) + system(3) + mov("eax", LDT_SELECTOR) + system(2)
     first += mov("eax", DIRECTORY) + to_control(3) + mov("eax", CR0) + to_control(0) + mov("eax", 0) + to_debug(6)
