@@ -111,6 +111,21 @@ void kprobe_forget_resume(struct machine *m)
         m->kprobes->resume.set = false;
 }
 
+bool kprobe_resumes(const struct machine *m, u32 *ret_addr)
+{
+    const struct kprobe_moment *resume = m->kprobes ? &m->kprobes->resume : NULL;
+
+    if (!resume || !resume->set || resume->icount != cpu_icount(m->cpu))
+        return false;
+    *ret_addr = resume->addr;
+    return true;
+}
+
+void kprobe_resume_at(struct machine *m, u32 addr)
+{
+    m->kprobes->resume = (struct kprobe_moment){true, addr, cpu_icount(m->cpu)};
+}
+
 static void count_miss(struct machine *m, struct kprobe *p, enum miss_cause cause)
 {
     p->stats.misses[cause]++;

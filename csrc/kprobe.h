@@ -114,6 +114,9 @@ void kprobe_passing(struct machine *m);
 bool kprobe_blocks_entry(const struct machine *m, u32 lin);
 /* eip was set from outside: the next hit is a new one wherever it is. */
 void kprobe_forget_resume(struct machine *m);
+/* Does going on from here belong to a hit that a stop or an exception ended? And: it does again, after a run in between. */
+bool kprobe_resumes(const struct machine *m, u32 *ret_addr);
+void kprobe_resume_at(struct machine *m, u32 addr);
 
 /* The patch's two halves of a hit, for kprobe_intercept.c. */
 int kprobe_handler(struct machine *m, struct frame *f);

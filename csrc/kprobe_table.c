@@ -275,6 +275,8 @@ int kprobe_register(machine *m, uint32_t addr, int handlers, struct action *acti
     if (!kp)
         return -ENOSYS;
     result = check_address(m, addr, &byte);
+    if (result == -EEXIST)
+        unlock_irq(m);
     if (result)
         return result;
     if (2 * (kp->registered + 1) > 1u << kp->index_bits && !index_resize(kp, kp->index_bits + 1))

@@ -16,6 +16,8 @@ struct nest {
     s64 budget_start;
     bool until_set;
     u32 until;
+    bool resumes;               /* it was stopped at a probe point whose hit is done */
+    u32 resume_addr;
 };
 #define NEST_BYTES offsetof(struct cpu, icount)
 
@@ -363,6 +365,7 @@ int machine_nest_begin(machine *m)
     nest->budget_start = cpu->budget_start;
     nest->until_set = m->until_set;
     nest->until = m->until;
+    nest->resumes = kprobe_resumes(m, &nest->resume_addr);
     nest->outer = m->nest;
     m->nest = nest;
     m->nests++;
@@ -389,6 +392,10 @@ void machine_nest_end(machine *m)
     cpu->code_changed = true;
     machine_set_until(m, nest->until_set, nest->until);
     m->until_fresh = false;
+    if (nest->resumes)
+        kprobe_resume_at(m, nest->resume_addr);
+    else
+        kprobe_forget_resume(m);
     m->nest = nest->outer;
     m->nests--;
     free(nest);

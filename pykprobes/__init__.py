@@ -11,7 +11,7 @@ from .probespec import ProbeSpec, parse_probe
 from .registers import PtRegs
 from .segments import Segment
 from .stop import Stop, StopReason
-from .symbols import AmbiguousSymbol, Symbol, SymbolTable
+from .symbols import AmbiguousSymbol, Symbol, SymbolTable, UnknownSymbol
 
 __version__ = "0.1.0"
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "StopRun",
     "Symbol",
     "SymbolTable",
+    "UnknownSymbol",
     "parse_fetch",
     "parse_probe",
 ]

@@ -155,28 +155,29 @@ def call_arguments(machine: Machine, texts: Sequence[str]) -> list[int]:
 
 @contextmanager
 def progress(machine: Machine, shown: bool) -> Iterator[Callable[[int], object] | None]:
-    """A line on stderr with the instruction count and rate, on a terminal only."""
-    if not (shown and sys.stderr.isatty()):
+    """The instruction count and rate on stderr: a line that moves on a terminal, else now and then a further one."""
+    if not shown:
         yield None
         return
+    moves = sys.stderr.isatty()
+    before, behind, every = ("\r\033[K", "", 0.1) if moves else ("", "\n", 5.0)
     begin, start, last = time.perf_counter(), machine.icount, 0.0
 
     def show(icount: int) -> None:
         nonlocal last
         now = time.perf_counter() - begin
-        if now - last >= 0.1:
+        if now - last >= every:
             last = now
             done = icount - start
-            sys.stderr.write(
-                f"\r\033[K{done / 1e6:,.0f} million instructions, {done / now / 1e6:,.0f} million a second"
-            )
+            text = f"{done / 1e6:,.0f} million instructions, {done / now / 1e6:,.0f} million a second"
+            sys.stderr.write(f"{before}{text}{behind}")
             sys.stderr.flush()
 
     try:
         yield show
     finally:
-        if last:
-            sys.stderr.write("\r\033[K")
+        if last and moves:
+            sys.stderr.write(before)
             sys.stderr.flush()
 
 
@@ -293,5 +294,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"pykprobes: the guest called {error.name}, which only Python can provide: use m.bind", file=sys.stderr)
         return GUEST_FAILED
     except (ValueError, TypeError, LookupError, OSError, MemoryError, RuntimeError) as error:
-        print(f"pykprobes: {message(error)}", file=sys.stderr)
+        text = message(error)
+        if text.startswith("no symbol") and text.endswith("'"):
+            text += f": 'pykprobes symbols {args.image}' lists what there is"
+        print(f"pykprobes: {text}", file=sys.stderr)
         return USAGE

@@ -70,6 +70,8 @@ def read_source(source: Source, name: str | None) -> tuple[bytes, str]:
 
 def load(machine: Machine, source: Source, at: int | None, name: str | None) -> Image:
     """Load an image; ValueError, with nothing changed, when that cannot be."""
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"an image's name is text, not {type(name).__name__}")
     data, name = read_source(source, name)
     names = {image.name for image in machine.images}
     if name in names:
@@ -176,7 +178,10 @@ class _ElfLoader:
         for segment, content in zip(elf.segments, self.contents, strict=True):
             start = segment.address + self.bias
             machine.memory.write(start, bytes(content))
-            machine.memory.fill(start + len(content), segment.size - len(content))
+            # Beyond RAM the pages are fresh: zero already, and free until they are touched.
+            zeroes = min(start + segment.size, machine.memory_size) - (start + len(content))
+            if zeroes > 0:
+                machine.memory.fill(start + len(content), zeroes)
         for address, data in self.patches:
             machine.memory.write(address, data)
         _give_thread_block(machine)

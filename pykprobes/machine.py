@@ -11,6 +11,7 @@ from . import calls, loader
 from .actions import Action
 from .binding import KERNELS, KPROBES, NONE, RUN_SLICE, Core
 from .disasm import INSN_MAX, Line, disassemble
+from .errors import MemoryFault
 from .imports import Imports
 from .memory import Memory, address_range
 from .probes import FaultHandler, Kprobe, PostHandler, PreHandler, ProbeTable
@@ -150,16 +151,10 @@ class Machine:
         return esp
 
     def address(self, where: int | str) -> int:
-        """An address given as a number, a symbol or symbol+offset; KeyError says which symbols are like it."""
+        """An address given as a number, a symbol or symbol+offset; UnknownSymbol says which symbols are like it."""
         if isinstance(where, str):
             place, offset = parse_place(where)
-            if isinstance(place, str):
-                try:
-                    where = self.symbols[place] + offset
-                except KeyError as error:
-                    raise KeyError(str(error) if "ambiguous" in str(error) else self.symbols.missing(place)) from None
-            else:
-                where = place + offset
+            where = (self.symbols[place] if isinstance(place, str) else place) + offset
         return address_range(where, 0)[0]
 
     def provided(self, name: str) -> Symbol | None:
@@ -171,8 +166,12 @@ class Machine:
 
     def disasm(self, where: int | str, count: int = 10) -> list[Line]:
         """Instructions from an address on, with the bytes that probes replaced put back."""
-        start = self.address(where)
-        code = self._core.peek(start, min(INSN_MAX * max(count, 0), (1 << 32) - start))
+        start, count = self.address(where), index(count)
+        if count < 1:
+            raise ValueError(f"cannot disassemble {count} instructions")
+        code = self._core.peek(start, min(INSN_MAX * count, (1 << 32) - start))
+        if not code:
+            raise MemoryFault(f"cannot disassemble at {start:#x}: no memory is mapped there", start)
         return list(disassemble(self._probes.original(start, code), start, count, self.symbols.describe))[:count]
 
     # Running

@@ -12,6 +12,7 @@ from .disasm import boundaries
 from .errors import KprobeError
 from .probespec import parse_place
 from .records import MISSES, Stats
+from .symbols import UnknownSymbol
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -133,15 +134,15 @@ class ProbeTable:
         return [probe for address, probe in self._by_address.items() if start <= address < end]
 
     def resolve(self, probe: Kprobe) -> int:
-        """The address of a probe; KprobeError ENOENT or EINVAL when it has none."""
-        symbols = self._machine.symbols
+        """The address of a probe; KprobeError ENOENT or EINVAL when it has none, ENOSYS when kprobes are off."""
+        if self._machine.kprobes_mode is None:
+            raise KprobeError(errno.ENOSYS, self._why(errno.ENOSYS, probe, 0))
         base = probe._base
         if probe.symbol is not None:
             try:
-                base = symbols[probe.symbol]
-            except KeyError as error:
-                ambiguous = str(error) if "ambiguous" in str(error) else ""
-                raise KprobeError(errno.ENOENT, ambiguous or symbols.missing(probe.symbol)) from None
+                base = self._machine.symbols[probe.symbol]
+            except UnknownSymbol as error:
+                raise KprobeError(errno.ENOENT, str(error)) from None
         address = base + probe.offset
         if not 0 <= address < 1 << 32:
             raise KprobeError(errno.EINVAL, f"{probe.place} is {address:#x}, which is no address in 4 GiB")

@@ -89,7 +89,7 @@ class Stop:
         if self.reason is StopReason.TRAP:
             return self._trap(where)
         text = f"the machine {WORDS[self.reason]} {where}"
-        return f"{text}: {self._instruction()}" if self.reason is StopReason.UNIMPLEMENTED else text
+        return f"{text}: {self._instruction(True)}" if self.reason is StopReason.UNIMPLEMENTED else text
 
     def _trap(self, where: str) -> str:
         assert self.vector is not None
@@ -106,9 +106,10 @@ class Stop:
         instruction = self._instruction()
         return f"{text}{instruction and f' ({instruction})'}: {advice}"
 
-    def _instruction(self) -> str:
+    def _instruction(self, with_bytes: bool = False) -> str:
         from .disasm import disassemble
 
-        for line in disassemble(self.code, self.eip):
-            return line.text
-        return self.code[:4].hex(" ")
+        first = next(disassemble(self.code, self.eip), None)
+        if first is None or first.text.startswith(".byte"):
+            return self.code[:4].hex(" ")
+        return f"{first.text} ({first.code.hex(' ')})" if with_bytes else first.text

@@ -23,11 +23,15 @@ class Symbol(NamedTuple):
     is_global: bool = True
 
 
-class AmbiguousSymbol(KeyError):
-    """Several different addresses have this name."""
+class UnknownSymbol(KeyError, ValueError):
+    """No image has a symbol of this name. It is a KeyError to look-ups and a ValueError to all that take a place."""
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class AmbiguousSymbol(UnknownSymbol):
+    """Several different addresses have this name."""
 
 
 class SymbolTable:
@@ -66,13 +70,19 @@ class SymbolTable:
         self.add(kept)
 
     def lookup(self, name: str) -> Symbol:
-        """The symbol that a name means; KeyError, or AmbiguousSymbol (a KeyError) when it is not one."""
+        """The symbol that a name means; UnknownSymbol or AmbiguousSymbol when it is not one."""
+        found = self._find(name)
+        if found is None:
+            raise UnknownSymbol(self.missing(name))
+        return found
+
+    def _find(self, name: str) -> Symbol | None:
         candidates = self._by_name.get(name, [])
         if not candidates and ":" in name:
             image, _, bare = name.partition(":")
             candidates = [symbol for symbol in self._by_name.get(bare, []) if symbol.image == image]
         if not candidates:
-            raise KeyError(name)
+            return None
         best = next((symbol for symbol in candidates if symbol.is_global), None)
         if best is None:
             places = {symbol.address: symbol for symbol in candidates}
@@ -88,9 +98,10 @@ class SymbolTable:
     def get(self, name: str, default: int | None = None) -> int | None:
         """The address of a name, or the default."""
         try:
-            return self[name]
-        except KeyError:
-            return default
+            found = self._find(name)
+        except AmbiguousSymbol:
+            found = None
+        return default if found is None else found.address
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self.get(name) is not None

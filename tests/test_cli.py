@@ -188,12 +188,19 @@ def test_process_and_broken_pipe() -> None:
     assert done.stderr == ""
 
 
+def heed_interrupts() -> None:
+    """Programs that a shell starts in the background, and so all that they start, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
 def test_interrupt_prints_what_there_is(tmp_path: Path, arguments: list[str]) -> None:
     path = tmp_path / "forever"
     path.write_bytes(FOREVER)
     command = [*COMMAND, "run", str(path), "--probe", "p:inc 0x08049000", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, preexec_fn=heed_interrupts
+    )
     time.sleep(1.5)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
@@ -206,12 +213,21 @@ def test_interrupt_prints_what_there_is(tmp_path: Path, arguments: list[str]) ->
         assert "inc" in out
 
 
-def test_progress_on_a_terminal_only(tmp_path: Path) -> None:
+def test_progress_in_a_pipe_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter(range(1000))
+    monkeypatch.setattr("pykprobes.cli.time.perf_counter", lambda: float(next(seconds)))
+    _, _, err = run(capsys, "run", "checksum", "--until", "crc32")
+    assert err == ""
+    _, _, err = run(capsys, "run", "checksum")
+    assert err == "5 million instructions, 1 million a second\n"
+
+
+def test_progress_on_a_terminal(tmp_path: Path) -> None:
     path = tmp_path / "forever"
     path.write_bytes(FOREVER)
     command = [*COMMAND, "run", str(path), "--max-instructions", "400000000"]
-    quiet = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
-    assert quiet.stderr == ""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=ENVIRONMENT)
     os.close(theirs)
@@ -229,3 +245,17 @@ def test_progress_on_a_terminal_only(tmp_path: Path) -> None:
 
 def test_shipped_images_are_there() -> None:
     assert {"checksum", "sorting", "hashtable", "kernel"} <= set(shipped_images())
+
+
+@pytest.mark.parametrize("place", ["0x90000000", "0xffffffff"])
+def test_disasm_of_nothing(capsys: pytest.CaptureFixture[str], place: str) -> None:
+    status, out, err = run(capsys, "disasm", "checksum", place)
+    assert (status, out) == (2, "")
+    assert "no memory is mapped there" in err and err.count("\n") == 1
+
+
+def test_unknown_symbols_say_where_the_known_ones_are(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--call", "nosuch"], ["--probe", "p:x nosuch"], ["--until", "nosuch"]):
+        status, _, err = run(capsys, "run", "checksum", *arguments)
+        assert status == 2
+        assert err == "pykprobes: no symbol 'nosuch': 'pykprobes symbols checksum' lists what there is\n"

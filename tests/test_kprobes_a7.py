@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from pykprobes import Count, Kprobe, KprobeError, Machine, PtRegs
+from pykprobes import Count, Kprobe, KprobeError, Machine, PtRegs, Symbol
 from pykprobes.binding import probe_bucket
 
 from .kprobe_lab import (
@@ -42,7 +42,7 @@ def nothing(probe: Kprobe, regs: PtRegs) -> None:
     """A pre_handler."""
 
 
-def refused(m: Machine, where: int) -> int | None:
+def refused(m: Machine, where: int | str) -> int | None:
     with pytest.raises(KprobeError) as caught:
         m.kprobe(where, pre_handler=nothing)
     return caught.value.errno
@@ -133,7 +133,13 @@ def test_a7_code_that_c_serves_is_einval(mode: str, vector: int) -> None:
 
 def test_a7_off_is_enosys_and_the_old_gates(mode: str) -> None:
     off = machine(None, "40", "f1")
-    assert refused(off, CODE) == errno.ENOSYS
+    off.symbols.add([Symbol("f", CODE, 2)])
+    off.memory.write(CODE, code("cdf1"))
+    for where in (CODE, "f+1", "nosuch", HOLE):  # before anything else about the place
+        assert refused(off, where) == errno.ENOSYS
+        with pytest.raises(KprobeError, match="kprobes are off"):
+            off.kprobe(where)  # a decorator says so at once
+    off.memory.write(CODE, code("40f1"))
     assert (gate(off, 1), gate(off, 3)) == ((15, 0), (15, 3))
     m = machine(mode)
     assert (gate(m, 1), gate(m, 3)) == ((14, 3 if mode == SEED else 0), (14, 3))
@@ -146,6 +152,9 @@ def test_a7_off_is_enosys_and_the_old_gates(mode: str) -> None:
 def test_a7_unlocking_enables_interrupts(mode: str) -> None:
     m = machine(mode, "40", eflags=0)
     p = m.kprobe(CODE, pre_handler=nothing)
+    assert m.regs.eflags & IF == (IF if mode == SEED else 0)
+    m.regs.eflags = 0
+    assert refused(m, CODE) == errno.EEXIST
     assert m.regs.eflags & IF == (IF if mode == SEED else 0)
     m.regs.eflags = 0
     m.unregister_kprobe(p)

@@ -83,6 +83,33 @@ def test_rights_of_segments() -> None:
         assert "writing 0x8049000 which is protected" in str(stop)
 
 
+def test_untouched_bss_costs_nothing() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    with Machine(memory=1 << 20) as m:
+        before = resident()
+        m.load(ElfBuilder(words=[1], bss=1 << 29).build())
+        assert resident() - before < 1 << 26
+        assert m.memory.u32(0x0804A000 + (1 << 29) - 4) == 0
+
+
+def test_bss_in_ram_is_zero() -> None:
+    with Machine(memory=0x0804C000) as m:
+        m.memory.fill(0x0804A000, 0x2000, 0xAA)
+        m.load(ElfBuilder(words=[1], bss=0x4000).build())
+        assert m.memory.read(0x0804B000, 0x3000) == bytes(0x3000)
+
+
+@pytest.mark.parametrize("name", [5, b"libz"])
+def test_a_name_is_text(name: object) -> None:
+    with Machine(memory=1 << 20) as m:
+        before = state(m)
+        with pytest.raises(TypeError, match="name is text"):
+            m.load(RETURN_7, at=0x1000, name=name)  # type: ignore[arg-type]
+        assert state(m) == before
+
+
 def library(
     *relocations: tuple[int, int, int], symbols: list[Symbol], words: list[int], text: bytes = RETURN_7
 ) -> bytes:

@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from pykprobes import Count, Kprobe, Machine, MachineFault, PtRegs, Stop, StopReason, StopRun, Symbol
+from pykprobes import Count, Kprobe, Machine, MachineFault, MemoryFault, PtRegs, Stop, StopReason, StopRun, Symbol
 
 CODE = 0x2000
 # mov ecx, 5; L: inc eax; dec ecx; jnz L; hlt
@@ -356,6 +356,37 @@ def test_stop_action_and_stop_in_a_handler(loop: Machine) -> None:
         loop.stop()
 
 
+@pytest.mark.parametrize("kprobes", ["fixed", "2.5.26"])
+@pytest.mark.parametrize("way", ["action", "exception"])
+def test_a_call_between_stop_and_run_is_not_another_hit(kprobes: str, way: str) -> None:
+    """The call takes time and may be hit itself, and yet the run goes on behind the probe that stopped it."""
+    m = Machine(memory=1 << 20, kprobes=kprobes)
+    m.load(LOOP, at=CODE)
+    m.load(b"\x8b\x44\x24\x04\xc3", at=0x20000)  # mov eax, [esp + 4]; ret
+    m.regs.eip = CODE
+    fail = None if way == "action" else lambda p, regs: 1 // 0
+    p = m.kprobe(INC, pre_handler=fail, action=StopRun() if way == "action" else None)
+    for n in range(5):
+        if way == "action":
+            assert m.run().reason is StopReason.STOPPED
+        else:
+            with pytest.raises(ZeroDivisionError):
+                m.run()
+        assert (m.regs.eip, m.regs.eax, p.hits) == (INC, n, n + 1)
+        assert m.call(0x20000, 7) == 7
+    assert m.run().reason is StopReason.HALT
+    assert p.hits == 5
+
+
+def test_a_call_of_the_place_where_a_run_stopped_is_a_hit(loop: Machine) -> None:
+    p = loop.kprobe(INC, action=StopRun())
+    loop.run()
+    with pytest.raises(MachineFault, match="stopped by a handler"):
+        loop.call(INC)
+    assert p.hits == 2
+    loop.unregister_kprobe(p)
+
+
 def test_chains_of_actions(loop: Machine) -> None:
     first, second, shared = Count(), Count(), Count()
     loop.kprobe(INC, action=[first, shared])
@@ -584,3 +615,17 @@ def test_bare_machine() -> None:
             m.call(0)
         assert "Machine" in repr(m)
     assert repr(m) == "<Machine, closed>"
+
+
+def test_an_instruction_not_done_yet_is_named_with_its_bytes() -> None:
+    stop = Stop(StopReason.UNIMPLEMENTED, eip=0x1000, code=bytes.fromhex("0f090000"))
+    assert str(stop).endswith("at 0x1000: wbinvd (0f 09)")
+    assert str(Stop(StopReason.UNIMPLEMENTED, eip=0x1000, code=b"\xff\xff")).endswith(": ff ff")
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_disassembling_nothing(loop: Machine, count: int) -> None:
+    with pytest.raises(ValueError, match="cannot disassemble"):
+        loop.disasm(CODE, count)
+    with pytest.raises(MemoryFault):
+        loop.disasm(0x90000000)

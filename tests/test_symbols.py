@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pykprobes import AmbiguousSymbol, Symbol, SymbolTable
+from pykprobes import AmbiguousSymbol, Symbol, SymbolTable, UnknownSymbol
 
 
 def test_lookup_and_find() -> None:
@@ -28,6 +28,14 @@ def test_missing_suggests() -> None:
     table = SymbolTable([Symbol("inflate", 0x1000)])
     assert table.missing("inflte") == "no symbol 'inflte'; did you mean inflate?"
     assert "no image" in SymbolTable().missing("x")
+
+
+def test_an_unknown_name_is_a_bad_argument() -> None:
+    table = SymbolTable([Symbol("inflate", 0x1000)])
+    for kind in (KeyError, ValueError, UnknownSymbol):
+        with pytest.raises(kind, match=r"^no symbol 'inflte'; did you mean inflate\?$"):
+            table["inflte"]
+    assert table.get("inflte") is None and "inflte" not in table
 
 
 def test_nearest_uses_sizes() -> None:
