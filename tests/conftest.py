@@ -10,9 +10,14 @@ if "libasan" in os.environ.get("LD_PRELOAD", ""):
     os.RTLD_DEEPBIND = 0
 
 import pytest
+from hypothesis import settings
 
 from pykprobes import Machine
 from pykprobes.cli import shipped_images
+
+# Sanitizers are slow, and so is a busy host: time says nothing about the properties.
+settings.register_profile("pykprobes", deadline=None)
+settings.load_profile("pykprobes")
 
 
 @pytest.fixture

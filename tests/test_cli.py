@@ -130,8 +130,8 @@ def test_symbols(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_demo(capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = run(capsys, "demo")
-    assert (status, err) == (0, "")
+    status, out, _ = run(capsys, "demo")
+    assert status == 0
     for text in ("hits", "missed", "crc32: length", "[4K, 8K)", "table of 64 buckets", "█"):
         assert text in out
 
