@@ -7,12 +7,13 @@
 #include "debug.h"
 #include "mmu.h"
 #include "op.h"
+#include "paging.h"
 
 #define SEG_RESET 0x0093u       /* present, writable data, accessed */
 
 #define CR0_DEFINED (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
-#define CR3_DEFINED 0xFFFFF018u
-#define CR4_DEFINED (CR4_TSD | CR4_PSE)     /* what CPUID announces; another bit is #GP(0) */
+#define CR4_DEFINED (CR4_TSD | CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCE)   /* another bit is #GP(0) */
+#define PAT_RESET 0x0007040600070406ull     /* SDM vol. 3, 11.12.4 */
 #define DR6_WRITABLE 0x0000E00Fu
 #define DR7_WRITABLE 0xFFFF23FFu
 
@@ -63,6 +64,8 @@ void cpu_reset(struct cpu *cpu)
     cpu->cr0 = CR0_CD | CR0_NW | CR0_ET;
     cpu->cr2 = cpu->cr3 = cpu->cr4 = 0;
     memset(cpu->sysenter, 0, sizeof(cpu->sysenter));
+    memset(cpu->pdpte, 0, sizeof(cpu->pdpte));
+    cpu->pat = PAT_RESET;
     cpu->dr[6] = DR6_FIXED;
     cpu->dr[7] = DR7_FIXED;
     cpu->fault = (struct fault){0};
@@ -75,14 +78,23 @@ void cpu_reset(struct cpu *cpu)
     tlb_flush(cpu);
 }
 
+/* SDM vol. 3, 4.4.1: with PAE these writes read the page-directory pointers anew, and fail if one is bad. */
+static bool load_pointers(struct cpu *cpu, u32 cr0, u32 cr3, u32 cr4, u32 changed)
+{
+    bool pae = (cr0 & CR0_PG) && (cr4 & CR4_PAE);
+    return !pae || !changed || paging_load_pointers(cpu, cr3);
+}
+
 /* SDM vol. 3, 2.5: paging needs protected mode, NW needs CD; undefined bits cannot be set. */
 static bool write_cr0(struct cpu *cpu, u32 value)
 {
     if (((value & CR0_PG) && !(value & CR0_PE)) || ((value & CR0_NW) && !(value & CR0_CD)))
         return false;
-    u32 changed = cpu->cr0;
-    cpu->cr0 = (value & CR0_DEFINED) | CR0_ET;
-    changed ^= cpu->cr0;
+    value = (value & CR0_DEFINED) | CR0_ET;
+    u32 changed = cpu->cr0 ^ value;
+    if (!load_pointers(cpu, value, cpu->cr3, cpu->cr4, changed & (CR0_CD | CR0_NW | CR0_PG)))
+        return false;
+    cpu->cr0 = value;
     mode_update(cpu);
     if (changed & (CR0_PG | CR0_PE | CR0_WP))
         tlb_flush(cpu);
@@ -98,10 +110,13 @@ bool cpu_write_control(struct cpu *cpu, unsigned n, u32 value)
         cpu->cr2 = value;
         return true;
     case 3:
-        cpu->cr3 = value & CR3_DEFINED;
+        if (!load_pointers(cpu, cpu->cr0, value, cpu->cr4, ~0u))
+            return false;
+        cpu->cr3 = value;
         break;
     default:
-        if (value & ~CR4_DEFINED)
+        if ((value & ~CR4_DEFINED) || !load_pointers(cpu, cpu->cr0, cpu->cr3, value,
+                                                     (cpu->cr4 ^ value) & (CR4_PAE | CR4_PGE | CR4_PSE)))
             return false;
         cpu->cr4 = value;
     }

@@ -29,7 +29,9 @@ enum sreg { ES, CS, SS, DS, FS, GS, LDTR, TR, SREG_COUNT };
 #define CR4_TSD 0x00000004u
 #define CR4_DE 0x00000008u
 #define CR4_PSE 0x00000010u
+#define CR4_PAE 0x00000020u
 #define CR4_PGE 0x00000080u
+#define CR4_PCE 0x00000100u
 
 /* DR6, DR7 (SDM vol. 3, 17.2) */
 #define DR6_FIXED 0xFFFF0FF0u
@@ -142,9 +144,11 @@ struct cpu {
     struct segment seg[SREG_COUNT];
     struct dtable gdtr, idtr;
     u32 cr0, cr2, cr3, cr4;
+    u32 pdpte[4];               /* with PAE: the page-directory pointers that the last load of CR3 read */
     u32 dr[8];                  /* DR0-3, 6, 7 (4 and 5 unused) */
     u64 tsc_offset;             /* TSC = icount + tsc_offset */
     u32 sysenter[3];            /* MSRs SYSENTER_CS, ESP, EIP */
+    u64 pat;                    /* MSR PAT; memory has no types here, so that it is only kept */
 
     u64 icount;                 /* instructions retired up to the last entry of the block loop */
     s64 budget_start;           /* budget at that entry; retired now = icount + budget_start - budget */

@@ -33,8 +33,8 @@ void tlb_flush(struct cpu *cpu)
 
 void tlb_flush_page(struct cpu *cpu, u32 lin)
 {
-    /* INVLPG drops all of a 4 MiB page, and the old translation may have been one (SDM vol. 3, 4.10.4.1). */
-    unsigned shift = cpu->cr4 & CR4_PSE ? 22 : PAGE_SHIFT;
+    /* INVLPG drops all of a large page, and the old translation may have been one (SDM vol. 3, 4.10.4.1). */
+    unsigned shift = cpu->cr4 & (CR4_PSE | CR4_PAE) ? 22 : PAGE_SHIFT;
 
     for (u32 i = 0; i < TLB_SIZE; i++)
         for (unsigned user = 0; user < 2; user++)

@@ -5,6 +5,7 @@
 #define MSR_TSC 0x10u
 #define MSR_SYSENTER_CS 0x174u  /* and ESP, EIP */
 #define MSR_SYSENTER_EIP 0x176u
+#define MSR_PAT 0x277u
 
 /* SDM vol. 2, SYSENTER: the fixed hidden parts */
 #define ATTR_CODE (SEG_G | SEG_DB | SEG_P | SEG_S | 0xB)
@@ -23,6 +24,15 @@ static bool is_sysenter(u32 msr)
     return msr >= MSR_SYSENTER_CS && msr <= MSR_SYSENTER_EIP;
 }
 
+/* SDM vol. 3, 11.12.2: memory types 0, 1 and 4 to 7, the other bits reserved. */
+static bool good_pat(u64 value)
+{
+    for (unsigned i = 0; i < 8; i++, value >>= 8)
+        if ((value & 0xFF) > 7 || (value & 6) == 2)
+            return false;
+    return true;
+}
+
 int insn_rdmsr(struct cpu *cpu, const struct op *op)
 {
     (void)op;
@@ -34,6 +44,8 @@ int insn_rdmsr(struct cpu *cpu, const struct op *op)
         value = cpu_icount(cpu) + cpu->tsc_offset;
     else if (is_sysenter(msr))
         value = cpu->sysenter[msr - MSR_SYSENTER_CS];
+    else if (msr == MSR_PAT)
+        value = cpu->pat;
     else
         return cpu_fault_code(cpu, T_GPFLT, 0);
     cpu->gpr[EAX] = (u32)value;
@@ -45,12 +57,15 @@ int insn_rdmsr(struct cpu *cpu, const struct op *op)
 int insn_wrmsr(struct cpu *cpu, const struct op *op)
 {
     u32 msr = cpu->gpr[ECX], value = cpu->gpr[EAX];
+    u64 wide = (u64)cpu->gpr[EDX] << 32 | value;
     if (!privileged(cpu))
         return STATUS_FAULT;
     if (msr == MSR_TSC)
         cpu->tsc_offset = value - cpu_icount(cpu);
     else if (is_sysenter(msr))
         cpu->sysenter[msr - MSR_SYSENTER_CS] = value;
+    else if (msr == MSR_PAT && good_pat(wide))
+        cpu->pat = wide;
     else
         return cpu_fault_code(cpu, T_GPFLT, 0);
     return op_leave(cpu, op);

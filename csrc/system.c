@@ -258,10 +258,16 @@ int insn_rdtsc(struct cpu *cpu, const struct op *op)
 #define CPUID_PSE (1u << 3)
 #define CPUID_TSC (1u << 4)
 #define CPUID_MSR (1u << 5)
+#define CPUID_PAE (1u << 6)
 #define CPUID_CX8 (1u << 8)
 #define CPUID_SEP (1u << 11)
+#define CPUID_PGE (1u << 13)
 #define CPUID_CMOV (1u << 15)
-#define CPUID_FEATURES (CPUID_PSE | CPUID_TSC | CPUID_MSR | CPUID_CX8 | CPUID_SEP | CPUID_CMOV)
+#define CPUID_PAT (1u << 16)
+#define CPUID_FEATURES (CPUID_PSE | CPUID_TSC | CPUID_MSR | CPUID_PAE | CPUID_CX8 | CPUID_SEP | CPUID_PGE | \
+                        CPUID_CMOV | CPUID_PAT)
+#define CPUID_EXTENDED 0x80000000u
+#define CPUID_ADDRESSES 0x80000008u     /* the last extended leaf */
 
 int insn_cpuid(struct cpu *cpu, const struct op *op)
 {
@@ -271,8 +277,11 @@ int insn_cpuid(struct cpu *cpu, const struct op *op)
         {0x03020101, 0, 0x06040A42, 0},                                             /* caches and TLBs */
     };
     (void)op;
+    static const u32 no_features[4], extended_max[4] = {CPUID_ADDRESSES}, address_bits[4] = {32 << 8 | 32};
     u32 leaf = cpu->gpr[EAX];
     const u32 *values = leaves[leaf < 2 ? leaf : 2];    /* beyond the last leaf: the last */
+    if (leaf >= CPUID_EXTENDED && leaf <= CPUID_ADDRESSES)
+        values = leaf == CPUID_EXTENDED ? extended_max : leaf == CPUID_ADDRESSES ? address_bits : no_features;
     for (unsigned i = EAX; i <= EBX; i++)
         cpu->gpr[i] = values[i];
     return STATUS_NEXT;

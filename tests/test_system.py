@@ -44,9 +44,9 @@ def test_undefined_bits_of_cr0_do_not_stick(g: Guest) -> None:
 
 @pytest.mark.parametrize("bit", range(32))
 def test_reserved_bits_of_cr4(g: Guest, bit: int) -> None:
-    """TSD and PSE are what CPUID announces."""
+    """TSD, PSE, PAE, PGE and PCE; PAE finds no pointers here (see test_pae.py)."""
     parts = (mov("eax", 1 << bit), to_control(4))
-    if bit in (2, 4):
+    if bit in (2, 4, 7, 8):
         g.passes(*parts, from_control(4, "ecx"))
         assert g.m.regs.ecx == 1 << bit
     else:
@@ -83,10 +83,11 @@ def test_clts(g: Guest) -> None:
     assert not g.m.regs.cr0 & TS
 
 
-def test_cr3_keeps_the_page_and_the_cache_bits(g: Guest) -> None:
+def test_cr3_keeps_the_bits_that_it_ignores(g: Guest) -> None:
+    """SDM vol. 3, table 4-3; with PAE some of them are part of the address."""
     directory = g.m.regs.cr3
     g.passes(mov("eax", directory | 0xFFF), to_control(3), from_control(3, "ecx"))
-    assert g.m.regs.ecx == directory | 0x18
+    assert g.m.regs.ecx == directory | 0xFFF
 
 
 def test_paging_can_be_switched_off_and_protected_mode_left(g: Guest) -> None:
@@ -202,7 +203,7 @@ def test_a_data_breakpoint_of_mov_ss_waits_for_the_next_instruction(g: Guest) ->
 
 
 def test_cpuid(g: Guest) -> None:
-    for leaf, expected in ((0, "Genu ineI ntel"), (1, None), (2, None), (0x80000000, None)):
+    for leaf, expected in ((0, "Genu ineI ntel"), (1, None), (2, None), (0x7FFFFFFF, None)):
         g.m.regs.esp = STACKS[0]
         g.passes(mov("eax", leaf), b"\x0f\xa2", ring=0)
         regs = g.m.regs
@@ -212,7 +213,8 @@ def test_cpuid(g: Guest) -> None:
             assert name == (expected or "").replace(" ", "").encode()
         elif leaf == 1:
             assert regs.eax >> 8 & 0xF == 6
-            assert regs.edx == sum(1 << n for n in (3, 4, 5, 8, 11, 15))  # PSE TSC MSR CX8 SEP CMOV
+            features = (3, 4, 5, 6, 8, 11, 13, 15, 16)  # PSE TSC MSR PAE CX8 SEP PGE CMOV PAT
+            assert regs.edx == sum(1 << n for n in features)
             assert (regs.ebx, regs.ecx) == (0, 0)
         else:
             assert regs.eax & 0xFF == 1
