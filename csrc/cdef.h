@@ -103,6 +103,16 @@ void machine_get_segment(machine *m, int id, struct segment_state *ret);
 /* An enum segment_error, with nothing changed unless it is SEGMENT_GOOD. */
 int machine_set_segment(machine *m, int id, const struct segment_state *state);
 
+/* The x87; machine_set_fpu drops reserved bits of control, and ES and B of status follow from flags and masks. */
+struct fpu_state {
+    uint8_t st[80];             /* ST(0) to ST(7), ten bytes each */
+    uint16_t control, status, tag;
+    uint16_t opcode, cs, ds;    /* of the last instruction and its operand */
+    uint32_t ip, dp;
+};
+void machine_get_fpu(machine *m, struct fpu_state *ret);
+void machine_set_fpu(machine *m, const struct fpu_state *state);
+
 /* Linear memory without faults and ignoring write protection; returns the bytes done before an unmapped page. */
 uint32_t machine_peek(machine *m, uint32_t lin, void *buf, uint32_t size);
 uint32_t machine_poke(machine *m, uint32_t lin, const void *buf, uint32_t size);

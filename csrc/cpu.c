@@ -68,6 +68,7 @@ void cpu_reset(struct cpu *cpu)
     cpu->pat = PAT_RESET;
     cpu->dr[6] = DR6_FIXED;
     cpu->dr[7] = DR7_FIXED;
+    fpu_reset(&cpu->fpu);
     cpu->fault = (struct fault){0};
     cpu->db_pending = 0;
     cpu->code_breaks = false;

@@ -8,6 +8,7 @@
 #define PYK_CPU_H
 
 #include "flags.h"
+#include "fpu.h"
 #include "tunables.h"
 #include "types.h"
 
@@ -149,6 +150,7 @@ struct cpu {
     u64 tsc_offset;             /* TSC = icount + tsc_offset */
     u32 sysenter[3];            /* MSRs SYSENTER_CS, ESP, EIP */
     u64 pat;                    /* MSR PAT; memory has no types here, so that it is only kept */
+    struct fpu fpu;
 
     u64 icount;                 /* instructions retired up to the last entry of the block loop */
     s64 budget_start;           /* budget at that entry; retired now = icount + budget_start - budget */

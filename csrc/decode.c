@@ -90,6 +90,7 @@ static void modrm(struct reader *r, struct insn *in, bool register_only)
     u8 byte = (u8)take(r, 1);
     unsigned mod = byte >> 6;
     in->has_modrm = true;
+    in->modrm = byte;
     in->reg = (byte >> 3) & 7;
     in->rm = byte & 7;
     in->mem = mod != 3 && !register_only;

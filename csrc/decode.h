@@ -62,7 +62,8 @@ struct insn {
     bool has_modrm, mem;
     bool has_seg;
     u8 seg;                 /* segment of the memory operand, override applied */
-    u8 reg, rm;             /* ModRM fields; rm is a register number when !mem */
+    u8 modrm;               /* the byte */
+    u8 reg, rm;             /* its fields; rm is a register number when !mem */
     u8 base, index;         /* registers of the memory operand or NO_REG */
     u8 scale;               /* 0-3 */
     u32 disp;

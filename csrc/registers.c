@@ -1,4 +1,6 @@
 /* registers.c: registers by number, for Python. */
+#include <string.h>
+
 #include "gate.h"
 #include "kprobe.h"
 #include "machine.h"
@@ -196,4 +198,28 @@ int machine_set_segment(machine *m, int id, const struct segment_state *state)
     mode_update(cpu);
     cpu->code_changed = true;   /* decoded code may depend on it: a handler's block is left */
     return SEGMENT_GOOD;
+}
+
+void machine_get_fpu(machine *m, struct fpu_state *ret)
+{
+    struct fpu *f = &m->cpu->fpu;
+    *ret = (struct fpu_state){.control = f->control, .status = f->status, .tag = fpu_tag_word(f), .opcode = f->opcode,
+                              .cs = f->cs, .ds = f->ds, .ip = f->ip, .dp = f->dp};
+    for (unsigned i = 0; i < 8; i++)
+        memcpy(ret->st + 10 * i, fpu_st(f, i), 10);
+}
+
+void machine_set_fpu(machine *m, const struct fpu_state *state)
+{
+    struct fpu *f = &m->cpu->fpu;
+    fpu_set_control(f, state->control);
+    fpu_set_status(f, state->status);
+    fpu_set_tag_word(f, state->tag);
+    f->opcode = state->opcode & 0x7FF;
+    f->cs = state->cs;
+    f->ds = state->ds;
+    f->ip = state->ip;
+    f->dp = state->dp;
+    for (unsigned i = 0; i < 8; i++)
+        memcpy(fpu_st(f, i), state->st + 10 * i, 10);
 }

@@ -255,6 +255,7 @@ int insn_rdtsc(struct cpu *cpu, const struct op *op)
 }
 
 /* SDM vol. 2, CPUID. Leaf 1 EDX: exactly the features that are implemented. */
+#define CPUID_FPU (1u << 0)
 #define CPUID_PSE (1u << 3)
 #define CPUID_TSC (1u << 4)
 #define CPUID_MSR (1u << 5)
@@ -264,7 +265,7 @@ int insn_rdtsc(struct cpu *cpu, const struct op *op)
 #define CPUID_PGE (1u << 13)
 #define CPUID_CMOV (1u << 15)
 #define CPUID_PAT (1u << 16)
-#define CPUID_FEATURES (CPUID_PSE | CPUID_TSC | CPUID_MSR | CPUID_PAE | CPUID_CX8 | CPUID_SEP | CPUID_PGE | \
+#define CPUID_FEATURES (CPUID_FPU | CPUID_PSE | CPUID_TSC | CPUID_MSR | CPUID_PAE | CPUID_CX8 | CPUID_SEP | CPUID_PGE | \
                         CPUID_CMOV | CPUID_PAT)
 #define CPUID_EXTENDED 0x80000000u
 #define CPUID_ADDRESSES 0x80000008u     /* the last extended leaf */
@@ -291,17 +292,4 @@ int insn_cache_control(struct cpu *cpu, const struct op *op)
 {
     (void)op;
     return privileged(cpu) ? STATUS_NEXT : STATUS_FAULT;
-}
-
-int insn_fpu(struct cpu *cpu, const struct op *op)
-{
-    (void)op;
-    return cpu->cr0 & (CR0_EM | CR0_TS) ? cpu_fault(cpu, T_DEVICE) : cpu_stop(cpu, STOP_UNIMPLEMENTED);
-}
-
-int insn_wait(struct cpu *cpu, const struct op *op)
-{
-    (void)op;
-    bool trap = (cpu->cr0 & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS);
-    return trap ? cpu_fault(cpu, T_DEVICE) : STATUS_NEXT;
 }

@@ -224,7 +224,14 @@ void do_callout(struct translation *t, const struct insn *in)
 
 void do_callout_fpu(struct translation *t, const struct insn *in)
 {
-    append_callout(t, in, CALLOUT_fpu);
+    unsigned escape = in->row.arg;
+    if (!fpu_defined(escape, in->mem, in->reg, in->rm)) {
+        append_undefined(t, in);
+        return;
+    }
+    struct op *op = append_callout(t, in, CALLOUT_fpu);
+    op->sub = (u8)(escape << 3 | in->reg);
+    op->imm = in->modrm;
 }
 
 void do_string(struct translation *t, const struct insn *in)

@@ -33,6 +33,17 @@ class Frame:
     address: int
     sp: int
 
+class FpuState:
+    st: Sequence[int]
+    control: int
+    status: int
+    tag: int
+    opcode: int
+    cs: int
+    ds: int
+    ip: int
+    dp: int
+
 class StopInfo:
     reason: int
     vector: int
@@ -151,6 +162,8 @@ class _Lib:
     def machine_get_segment(self, m: Machine, id: int, ret: Any) -> None: ...
     def machine_set_segment(self, m: Machine, id: int, state: Any) -> int: ...
     def machine_load_rom(self, m: Machine, data: object, size: int) -> int: ...
+    def machine_get_fpu(self, m: Machine, ret: FpuState) -> None: ...
+    def machine_set_fpu(self, m: Machine, state: FpuState) -> None: ...
     def machine_peek(self, m: Machine, lin: int, buf: object, size: int) -> int: ...
     def machine_poke(self, m: Machine, lin: int, buf: object, size: int) -> int: ...
     def machine_map(self, m: Machine, lin: int, size: int, rights: int) -> int: ...

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-    from ._core import Action, Fetch, Frame, Machine, StopInfo
+    from ._core import Action, Fetch, FpuState, Frame, Machine, StopInfo
     from .fetchargs import FetchArg
 
     Bins = NDArray[numpy.uint64]
@@ -219,6 +219,14 @@ class Core(Dispatch):
     def set_segment(self, number: int, selector: int, base: int, limit: int, attributes: int) -> int:
         state = ffi.new("struct segment_state *", (base, limit, selector, attributes))
         return lib.machine_set_segment(self.handle, number, state)
+
+    def get_fpu(self) -> FpuState:
+        state: FpuState = ffi.new("struct fpu_state *")
+        lib.machine_get_fpu(self.handle, state)
+        return state
+
+    def set_fpu(self, state: FpuState) -> None:
+        lib.machine_set_fpu(self.handle, state)
 
     def frame(self) -> Frame | None:
         """The frame of the handler that is running, None where there is none."""

@@ -12,6 +12,7 @@ from .actions import Action
 from .binding import KERNELS, KPROBES, NONE, RUN_SLICE, Core
 from .disasm import INSN_MAX, Line, disassemble
 from .errors import MemoryFault
+from .fpu import Fpu
 from .imports import Imports
 from .memory import Memory, address_range
 from .probes import FaultHandler, Kprobe, PostHandler, PreHandler, ProbeTable
@@ -64,6 +65,7 @@ class Machine:
         self.kprobes_mode = kprobes
         self._core = Core(memory // PAGE, kernel, kprobes, bool(optimize))
         self.regs = Registers(self._core)
+        self.fpu = Fpu(self._core)
         self.memory = Memory(self._core)
         self.symbols = SymbolTable()
         self.regions = AddressSpace(self._core, memory)

@@ -60,6 +60,8 @@ class Case:
     fs: int = 0x2B
     gs: int = 0
     notes: object = None
+    fpu: bytes = b""
+    """The x87 to start with, 512 bytes as FXSAVE stores them; empty: none of the case's business."""
 
     def __post_init__(self) -> None:
         if self.until < 0:
@@ -111,3 +113,4 @@ class Result:
     error: int = 0
     address: int = 0
     steps: list[Step] = field(default_factory=list)
+    fpu: bytes = b""

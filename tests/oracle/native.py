@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .case import BASE, FAULT, HERE, REGIONS, RF, Case, Result, Step
 
-_CASE = struct.Struct("<2I10I2II")
+_CASE = struct.Struct("<2I10I2I2I")
 _RESULT = struct.Struct("<5I10I6II")
 _STEP = struct.Struct("<10I16s")
 _RUN = struct.Struct("<2I")
@@ -78,8 +78,9 @@ def _tools() -> tuple[Path, Path]:
 
 def _encode(case: Case) -> bytes:
     patches = case.all_patches()
-    head = _CASE.pack(case.max_steps, case.until, *case.regs, case.eip, case.eflags, case.fs, case.gs, len(patches))
-    return head + b"".join(_RUN.pack(address, len(data)) + data for address, data in patches)
+    state = (*case.regs, case.eip, case.eflags, case.fs, case.gs)
+    head = _CASE.pack(case.max_steps, case.until, *state, bool(case.fpu), len(patches))
+    return head + case.fpu + b"".join(_RUN.pack(address, len(data)) + data for address, data in patches)
 
 
 def _decode(case: Case, data: memoryview, at: int) -> tuple[Result, int]:
@@ -99,7 +100,10 @@ def _decode(case: Case, data: memoryview, at: int) -> tuple[Result, int]:
             if start <= address < start + size:
                 memory[start][address - start : address - start + length] = data[at : at + length]
         at += length
-    result = Result(outcome, nsteps, values[5:13], values[13], values[14] & ~RF, values[15:21], memory, steps=steps)
+    fpu = bytes(data[at : at + len(case.fpu)])
+    at += len(fpu)
+    end = (values[5:13], values[13], values[14] & ~RF, values[15:21])
+    result = Result(outcome, nsteps, *end, memory, steps=steps, fpu=fpu)
     if outcome == FAULT:
         result.vector, result.error, result.address = vector, error, cr2 if vector == 14 else 0
     return result, at

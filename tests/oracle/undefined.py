@@ -281,3 +281,42 @@ def _undefined(name: str, context: Context) -> int:
 
 COMPARED = ARITH | DF | 0x200 | 0x4000 | 0x200000
 """EFLAGS bits that are compared at all: arithmetic, DF, IF, NT, ID. TF is the stepper's own, AC and RF the host's."""
+
+class X87Row(NamedTuple):
+    """What is not compared of the x87 after an instruction: bits (mask) of status or eflags, or the pointers to the last
+    instruction in a stored environment. unmasked: only with an invalid or denormal exception that is not masked."""
+
+    names: str
+    unmasked: bool
+    what: str
+    mask: int
+    vendor: str
+    reason: str
+
+
+X87 = (
+    X87Row(
+        "fcom fcomp fcompp fucom fucomp fucompp ftst",
+        True,
+        "status",
+        0x4500,
+        AMD,
+        "SDM vol. 2 FCOM, FUCOM, FTST: an exception that is not masked leaves the condition codes; there it sets them",
+    ),
+    X87Row(
+        "fcomi fcomip fucomi fucomip",
+        True,
+        "eflags",
+        ARITH,
+        AMD,
+        "SDM vol. 2 FCOMI, FUCOMI: an exception that is not masked leaves the flags; there it sets them",
+    ),
+    X87Row(
+        "fnstenv fnsave",
+        False,
+        "pointers",
+        -1,
+        "",
+        "SDM vol. 1, 8.1.8: processors differ in when they record the last instruction, and in whether its selectors",
+    ),
+)

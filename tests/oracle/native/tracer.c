@@ -51,6 +51,7 @@ struct case_header {
     uint32_t until;             /* eip at which the case is done */
     struct state start;
     uint32_t fs, gs;
+    uint32_t has_fpu;           /* struct user_fpregs_struct follows, and the result has one */
     uint32_t patches;           /* that follow: u32 address, u32 length, bytes */
 };
 
@@ -76,6 +77,8 @@ struct tracer {
     int fd;                     /* shared memory */
     uint8_t *memory;            /* regions, then the signal stack */
     uint8_t base[ALL_BYTES];
+    bool fpu_used;              /* by a case before this one */
+    struct user_fpregs_struct idle_fpu, fpu;
     struct user_regs_struct idle;   /* registers that cases do not set */
     struct step *steps;
     size_t steps_max;
@@ -137,6 +140,8 @@ static void child_start(struct tracer *t)
         exit(2);
     }
     ptrace(PTRACE_GETREGS, pid, NULL, &t->idle);
+    ptrace(PTRACE_GETFPREGS, pid, NULL, &t->idle_fpu);
+    t->fpu_used = false;
     t->pid = pid;
 }
 
@@ -168,6 +173,13 @@ static void state_set(struct tracer *t, const struct case_header *c)
     r.orig_rax = (unsigned long long)-1;
     if (ptrace(PTRACE_SETREGS, t->pid, NULL, &r))
         die("tracer: PTRACE_SETREGS");
+}
+
+static void fpu_set(struct tracer *t, const struct case_header *c)
+{
+    if ((c->has_fpu || t->fpu_used) && ptrace(PTRACE_SETFPREGS, t->pid, NULL, c->has_fpu ? &t->fpu : &t->idle_fpu))
+        die("tracer: PTRACE_SETFPREGS");
+    t->fpu_used = c->has_fpu;
 }
 
 static const uint8_t *skip_prefixes(const uint8_t *insn)
@@ -265,6 +277,9 @@ static void run_steps(struct tracer *t, const struct case_header *c, struct resu
         int sig = WSTOPSIG(status);
         if (sig != SIGTRAP || is_breakpoint(s->insn)) {
             res->end.eflags &= ~EFLAGS_TF;
+            /* Now, for the signal frame resets the FPU. */
+            if (c->has_fpu)
+                ptrace(PTRACE_GETFPREGS, t->pid, NULL, &t->fpu);
             res->outcome = fault_details(t, sig, res) ? FAULT : DIED;
             return;
         }
@@ -333,19 +348,26 @@ static void run_case(struct tracer *t, const struct case_header *c)
             die("tracer: memory");
     }
     memcpy(t->memory, t->base, ALL_BYTES);
+    if (c->has_fpu)
+        read_all(&t->fpu, sizeof t->fpu);
     read_patches(t, c->patches);
     memcpy(before, t->memory, ALL_BYTES);
     if (!t->pid)
         child_start(t);
     state_set(t, c);
+    fpu_set(t, c);
     ptrace(PTRACE_GETREGS, t->pid, NULL, &r);
     run_steps(t, c, &res, &r);
+    if (c->has_fpu && res.outcome != FAULT && res.outcome != DIED)
+        ptrace(PTRACE_GETFPREGS, t->pid, NULL, &t->fpu);
     uint32_t sreg[6] = {(uint32_t)r.es, (uint32_t)r.cs, (uint32_t)r.ss, (uint32_t)r.ds, (uint32_t)r.fs, (uint32_t)r.gs};
     memcpy(res.sreg, sreg, sizeof sreg);
     /* ptrace cannot clear EFLAGS.ID again */
     if (res.outcome == DIED || res.end.eflags & EFLAGS_ID)
         child_stop(t);
     write_runs(t, &res, before);
+    if (c->has_fpu)
+        write_all(&t->fpu, sizeof t->fpu);
 }
 
 int main(int argc, char **argv)
