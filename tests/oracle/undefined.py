@@ -283,7 +283,7 @@ COMPARED = ARITH | DF | 0x200 | 0x4000 | 0x200000
 """EFLAGS bits that are compared at all: arithmetic, DF, IF, NT, ID. TF is the stepper's own, AC and RF the host's."""
 
 class X87Row(NamedTuple):
-    """What is not compared of the x87 after an instruction: bits (mask) of status or eflags, or the pointers to the last
+    """What is not compared of the x87 after an instruction: bits (mask) of status or eflags, or pointers to the last
     instruction in a stored environment. unmasked: only with an invalid or denormal exception that is not masked."""
 
     names: str
