@@ -136,6 +136,25 @@ void code_invalidate_lin(struct machine *m, u32 lin, u32 size)
     }
 }
 
+static bool block_in(const struct block *b, u32 first, u32 last)
+{
+    u32 start = b->phys >> PAGE_SHIFT, end = b->phys_end >> PAGE_SHIFT;
+    return (start >= first && start <= last) || (end >= first && end <= last);
+}
+
+void code_drop_frames(struct machine *m, u32 first, u32 last)
+{
+    struct cpu *cpu = m->cpu;
+    for (u32 i = 0; i < BLOCK_HASH_SIZE; i++)
+        for (struct block *b = cpu->blocks[i], *next; b; b = next) {
+            next = b->hash_next;
+            if (block_in(b, first, last))
+                block_make_stale(cpu, b);
+        }
+    cpu->code_changed = true;
+    tlb_flush(cpu);
+}
+
 /* --- probes ----------------------------------------------------------------------------------------------- */
 
 static struct fetch_entry *fetch_slot(struct cpu *cpu, u32 lin)
@@ -156,6 +175,10 @@ static bool fetch_translate(struct cpu *cpu, u32 lin, struct fetch_entry *ret)
     if (unlikely(e->tag != tag)) {
         if (!mmu_translate(cpu, lin, ACCESS_FETCH, &phys))
             return false;
+        if (device_in_page(&cpu->machine->space[DEVICE_MEMORY], phys)) {
+            cpu_fault_stop(cpu, STOP_DEVICE);
+            return false;
+        }
         *e = (struct fetch_entry){tag, phys & ~PAGE_MASK, memory_page(&cpu->machine->mem, phys >> PAGE_SHIFT)};
     }
     *ret = *e;

@@ -28,6 +28,9 @@ struct block *block_find_one(struct cpu *cpu);
 void code_invalidate(struct machine *m, struct page *page, u32 offset, u32 size);
 void code_invalidate_lin(struct machine *m, u32 lin, u32 size);
 
+/* Other things than before lie at these frames: drop code decoded there, without RAM too, and translations. */
+void code_drop_frames(struct machine *m, u32 first, u32 last);
+
 /* Write a probe's breakpoint or its saved byte. Blocks in which the probe is bound stay valid: their probe op
  * looks at the byte. False: the address is not mapped. */
 bool code_write_probe(struct machine *m, u32 lin, u8 byte);

@@ -15,7 +15,8 @@ enum stop_reason {
     STOP_UNIMPLEMENTED, /* an instruction or mode not done yet; bytes name it */
     STOP_PYTHON,        /* a Python handler raised: the exception is raised from run */
     STOP_MEMORY,        /* the host is out of memory */
-    STOP_LOOP           /* the 2.5.26 probe code would loop forever: a probe on a breakpoint of the program's own */
+    STOP_LOOP,          /* the 2.5.26 probe code would loop forever: a probe on a breakpoint of the program's own */
+    STOP_DEVICE         /* the next instruction lies in a page with a memory-mapped device */
 };
 
 struct stop_info {
@@ -49,8 +50,8 @@ enum callback_kind {
     CALLBACK_FAULT,             /* arg: trapnr; returns 1 when handled */
     CALLBACK_TRAP,              /* index: vector; returns 1 when served */
     CALLBACK_IMPORT,            /* index: import number; the function was called */
-    CALLBACK_READ_PORT,         /* index: port, arg: size; value in machine_io_value */
-    CALLBACK_WRITE_PORT
+    CALLBACK_DEVICE,            /* index: id of the claim; what is asked, and the answer, in machine_access */
+    CALLBACK_INTR               /* the CPU acknowledges INTR; the vector in machine_access, done 0 if there is none */
 };
 enum { CALLBACK_RAISED = -1 };
 
@@ -75,8 +76,11 @@ int machine_run(machine *m, uint64_t slice);
 const struct stop_info *machine_stop_info(machine *m);
 void machine_set_until(machine *m, int set, uint32_t eip);
 uint64_t machine_icount(machine *m);
-/* Ask for an external interrupt before the next instruction that can take one. -1 if one is pending already. */
+/* Ask for an external interrupt before the next instruction that can take one, in the order of the calls. -1 if the
+ * vector is pending already. */
 int machine_interrupt(machine *m, uint8_t vector);
+/* The INTR pin's level, and whether CALLBACK_INTR gives vectors for it. */
+void machine_set_intr(machine *m, int level, int served);
 /* A tick of vector every period instructions; period 0: off. */
 void machine_set_timer(machine *m, uint8_t vector, uint64_t period);
 /* A nested run keeps the interrupted one's whole CPU state: begin, set registers, run, end. -1: too deep. */
@@ -204,8 +208,19 @@ struct action {
 /* The value of a fetch argument for the frame of the handler that is running. 0, or -1: memory not readable. */
 int machine_fetch(machine *m, const struct fetch *f, uint64_t *ret);
 
-/* Ports: nonzero claims the port for CALLBACK_READ_PORT and CALLBACK_WRITE_PORT. */
-int machine_claim_port(machine *m, uint16_t port, int on);
-uint32_t *machine_io_value(machine *m);
+/* Devices: ranges of ports or of physical addresses that CALLBACK_DEVICE serves. */
+enum device_kind { DEVICE_PORT, DEVICE_MEMORY, DEVICE_KINDS };
+struct device_access {
+    int32_t kind;               /* enum device_kind */
+    uint32_t address;           /* port or physical address */
+    uint32_t size;              /* 1, 2 or 4; all of it lies in the range */
+    uint32_t value;             /* written, or the answer */
+    int32_t write;
+    int32_t done;               /* the callback sets it when it has served: else the instruction was not executed */
+};
+/* 0, -1: overlaps another claim, -2: out of memory. With the built-in kernel side memory is mapped at its address. */
+int machine_claim(machine *m, int kind, uint32_t first, uint32_t last, int id);
+void machine_release(machine *m, int kind, int id);
+struct device_access *machine_access(machine *m);
 
 const char *machine_build(void);    /* compiler, flags, dispatch kind */

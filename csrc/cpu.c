@@ -34,6 +34,11 @@ int cpu_fault_code(struct cpu *cpu, enum vector vector, u32 error_code)
     return raise_fault(cpu, (struct fault){.vector = (u8)vector, .has_error = true, .error_code = error_code});
 }
 
+int cpu_fault_stop(struct cpu *cpu, int stop_reason)
+{
+    return raise_fault(cpu, (struct fault){.stop = (u8)stop_reason});
+}
+
 int cpu_stop(struct cpu *cpu, int stop_reason)
 {
     cpu->stop = (u8)stop_reason;

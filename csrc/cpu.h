@@ -110,6 +110,7 @@ struct fault {
     bool software;              /* int n, int3, into: gate DPL is checked, eip already behind it */
     u8 length;                  /* bytes that eip is behind int n, int3, into or int1: if delivery faults, it goes back */
     bool retired;               /* and that instruction is in the count: if delivery faults, it is taken out */
+    u8 stop;                    /* no exception: enum stop_reason with which the run ends before the instruction */
     u32 error_code;
     u32 address;                /* linear address for #PF: becomes CR2 at delivery */
 };
@@ -194,6 +195,8 @@ ALWAYS_INLINE void cpu_set_eflags(struct cpu *cpu, u32 v)
 /* Raise a fault from a callout: fills cpu->fault and is the callout's return value (STATUS_FAULT, see op.h). */
 int cpu_fault(struct cpu *cpu, enum vector vector);                    /* no error code */
 int cpu_fault_code(struct cpu *cpu, enum vector vector, u32 error_code);
+/* The same for something that ends the run with nothing of the instruction done: delivery then returns STATUS_STOP. */
+int cpu_fault_stop(struct cpu *cpu, int stop_reason);
 /* Stop the machine at the current instruction, e.g. UNIMPLEMENTED. Returns STATUS_STOP. */
 int cpu_stop(struct cpu *cpu, int stop_reason);
 

@@ -82,32 +82,61 @@ void leave_fault(OP_PARAMS)
     leave(cpu, LEAVE_FAULT, res, a, kind);
 }
 
-u64 slow_load(struct cpu *cpu, const struct op *op, unsigned size)
+/* In a slow access the CPU looks as it does in a callout: eip at the instruction, flags and count as before it. */
+static void show_state(struct cpu *cpu, const struct op *op, struct lazy_flags fl)
 {
-    u32 value;
-    return mem_read(cpu, op->seg, op_offset(cpu, op), size, &value) ? value : MEM_FAULT;
+    cpu->fl = fl;
+    cpu->eip = op->eip;
+    cpu->budget -= op->done;
 }
 
-u64 slow_modify(struct cpu *cpu, const struct op *op, unsigned size)
+static u64 hide_state(struct cpu *cpu, const struct op *op, bool good, u32 value)
 {
-    u32 value, off = op_offset(cpu, op);
-    return mem_check_write(cpu, op->seg, off, size) && mem_read(cpu, op->seg, off, size, &value) ? value : MEM_FAULT;
+    cpu->budget += op->done;
+    return good ? value : MEM_FAULT;
 }
 
-bool slow_store(struct cpu *cpu, const struct op *op, u32 value, unsigned size)
+u64 slow_load(struct cpu *cpu, const struct op *op, struct lazy_flags fl, unsigned size)
 {
-    return mem_write(cpu, op->seg, op_offset(cpu, op), value, size);
+    u32 value = 0;
+    show_state(cpu, op, fl);
+    bool good = mem_read(cpu, op->seg, op_offset(cpu, op), size, &value);
+    return hide_state(cpu, op, good, value);
 }
 
-u64 slow_stack_load(struct cpu *cpu, u32 off)
+u64 slow_modify(struct cpu *cpu, const struct op *op, struct lazy_flags fl, unsigned size)
 {
-    u32 value;
-    return mem_read(cpu, SS, off, 4, &value) ? value : MEM_FAULT;
+    u32 value = 0, off = op_offset(cpu, op);
+    show_state(cpu, op, fl);
+    bool good = mem_check_write(cpu, op->seg, off, size) && mem_read(cpu, op->seg, off, size, &value);
+    return hide_state(cpu, op, good, value);
 }
 
-u64 slow_pop(struct cpu *cpu)
+bool slow_store(struct cpu *cpu, const struct op *op, struct lazy_flags fl, u32 value, unsigned size)
 {
-    u64 value = slow_stack_load(cpu, REG32(cpu, 4 * ESP));
+    show_state(cpu, op, fl);
+    bool good = mem_write(cpu, op->seg, op_offset(cpu, op), value, size);
+    return !(hide_state(cpu, op, good, 0) & MEM_FAULT);
+}
+
+bool slow_push(struct cpu *cpu, const struct op *op, struct lazy_flags fl, u32 value)
+{
+    show_state(cpu, op, fl);
+    bool good = stack_push(cpu, value, 4);
+    return !(hide_state(cpu, op, good, 0) & MEM_FAULT);
+}
+
+u64 slow_stack_load(struct cpu *cpu, const struct op *op, struct lazy_flags fl, u32 off)
+{
+    u32 value = 0;
+    show_state(cpu, op, fl);
+    bool good = mem_read(cpu, SS, off, 4, &value);
+    return hide_state(cpu, op, good, value);
+}
+
+u64 slow_pop(struct cpu *cpu, const struct op *op, struct lazy_flags fl)
+{
+    u64 value = slow_stack_load(cpu, op, fl, REG32(cpu, 4 * ESP));
     if (!(value & MEM_FAULT))
         REG32(cpu, 4 * ESP) += 4;
     return value;

@@ -156,34 +156,38 @@ ALWAYS_INLINE struct tlb_entry *tlb_entry_of(struct tlb_entry *tlb, u32 lin)
 #define LOAD(W, var, ea) \
     BITS##W var; \
     do { \
-        u64 value_ = slow_load(cpu, op, sizeof(var)); \
+        u64 value_ = slow_load(cpu, op, FLAGS_NOW, sizeof(var)); \
         if (value_ & MEM_FAULT) \
             return leave_fault(OP_ARGS); \
         var = (BITS##W)value_; \
     } while (0)
 #define STORE(W, value, ea) \
     do { \
-        if (!slow_store(cpu, op, (BITS##W)(value), sizeof(BITS##W))) \
+        if (!slow_store(cpu, op, FLAGS_NOW, (BITS##W)(value), sizeof(BITS##W))) \
             return leave_fault(OP_ARGS); \
     } while (0)
 #define MODIFY(W, var, ea) \
     BITS##W var; \
     do { \
-        u64 value_ = slow_modify(cpu, op, sizeof(var)); \
+        u64 value_ = slow_modify(cpu, op, FLAGS_NOW, sizeof(var)); \
         if (value_ & MEM_FAULT) \
             return leave_fault(OP_ARGS); \
         var = (BITS##W)value_; \
     } while (0)
-#define MODIFIED(W, value) slow_store(cpu, op, (BITS##W)(value), sizeof(BITS##W))
+#define MODIFIED(W, value) \
+    do { \
+        if (!slow_store(cpu, op, FLAGS_NOW, (BITS##W)(value), sizeof(BITS##W))) \
+            return leave_fault(OP_ARGS); \
+    } while (0)
 #define PUSH(value) \
     do { \
-        if (!stack_push(cpu, value, 4)) \
+        if (!slow_push(cpu, op, FLAGS_NOW, value)) \
             return leave_fault(OP_ARGS); \
     } while (0)
 #define POP(var) \
     u32 var; \
     do { \
-        u64 value_ = slow_pop(cpu); \
+        u64 value_ = slow_pop(cpu, op, FLAGS_NOW); \
         if (value_ & MEM_FAULT) \
             return leave_fault(OP_ARGS); \
         var = (u32)value_; \
@@ -191,7 +195,7 @@ ALWAYS_INLINE struct tlb_entry *tlb_entry_of(struct tlb_entry *tlb, u32 lin)
 #define LEAVE_LOAD(var) \
     u32 var; \
     do { \
-        u64 value_ = slow_stack_load(cpu, REG32(cpu, 4 * EBP)); \
+        u64 value_ = slow_stack_load(cpu, op, FLAGS_NOW, REG32(cpu, 4 * EBP)); \
         if (value_ & MEM_FAULT) \
             return leave_fault(OP_ARGS); \
         var = (u32)value_; \
@@ -199,12 +203,14 @@ ALWAYS_INLINE struct tlb_entry *tlb_entry_of(struct tlb_entry *tlb, u32 lin)
 
 #endif
 
-/* execute.c: the slow twins' accesses. */
-u64 slow_load(struct cpu *cpu, const struct op *op, unsigned size);
-u64 slow_modify(struct cpu *cpu, const struct op *op, unsigned size);
-bool slow_store(struct cpu *cpu, const struct op *op, u32 value, unsigned size);
-u64 slow_pop(struct cpu *cpu);
-u64 slow_stack_load(struct cpu *cpu, u32 off);
+/* execute.c: the slow twins' accesses. A device's handler may run in them and sees the CPU before the instruction. */
+#define FLAGS_NOW ((struct lazy_flags){res, a, kind})
+u64 slow_load(struct cpu *cpu, const struct op *op, struct lazy_flags fl, unsigned size);
+u64 slow_modify(struct cpu *cpu, const struct op *op, struct lazy_flags fl, unsigned size);
+bool slow_store(struct cpu *cpu, const struct op *op, struct lazy_flags fl, u32 value, unsigned size);
+bool slow_push(struct cpu *cpu, const struct op *op, struct lazy_flags fl, u32 value);
+u64 slow_pop(struct cpu *cpu, const struct op *op, struct lazy_flags fl);
+u64 slow_stack_load(struct cpu *cpu, const struct op *op, struct lazy_flags fl, u32 off);
 
 /* End of a block: go to the fall-through (0) or taken (1) block if it is known and the budget allows. */
 #define EXIT(taken) \

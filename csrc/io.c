@@ -3,9 +3,8 @@
 #include "gate.h"
 #include "machine.h"
 
-#include <stdlib.h>
+#include <string.h>
 
-#define PORT_COUNT 65536u
 #define TSS32_MIN_LIMIT 103u    /* SDM vol. 3, 7.2.2 */
 #define TSS32_IO_MAP 102u       /* where a 32-bit TSS keeps the bitmap's offset */
 
@@ -38,46 +37,28 @@ int io_check(struct cpu *cpu, u16 port, unsigned size)
     return allowed ? STATUS_NEXT : cpu_fault_code(cpu, T_GPFLT, 0);
 }
 
-static u32 port_mask(unsigned size)
-{
-    return 0xFFFFFFFFu >> (32 - 8 * size);
-}
-
-static bool claimed(const struct machine *m, u16 port)
-{
-    return m->port_claimed && (m->port_claimed[port >> 3] >> (port & 7) & 1);
-}
-
-static int call_python(struct machine *m, int kind, u16 port, unsigned size)
-{
-    if (m->config.callback(m->config.tag, kind, port, size) < 0)
-        return cpu_stop(m->cpu, STOP_PYTHON);
-    return STATUS_NEXT;
-}
-
 int io_read(struct cpu *cpu, u16 port, unsigned size, u32 *ret)
 {
     struct machine *m = cpu->machine;
+    u8 bytes[4] = {0xFF, 0xFF, 0xFF, 0xFF};
     int status = io_check(cpu, port, size);
     if (status != STATUS_NEXT)
         return status;
-    *ret = port_mask(size);
-    if (!claimed(m, port))
-        return STATUS_NEXT;
-    m->io_value = port_mask(size);
-    status = call_python(m, CALLBACK_READ_PORT, port, size);
-    *ret = m->io_value & port_mask(size);
-    return status;
+    if (device_touches(&m->space[DEVICE_PORT], port, port + size - 1) &&
+        !device_transfer(m, DEVICE_PORT, port, size, bytes, false))
+        return STATUS_FAULT;
+    *ret = 0;
+    memcpy(ret, bytes, size);
+    return STATUS_NEXT;
 }
 
 int io_write(struct cpu *cpu, u16 port, unsigned size, u32 value)
 {
     struct machine *m = cpu->machine;
     int status = io_check(cpu, port, size);
-    if (status != STATUS_NEXT || !claimed(m, port))
+    if (status != STATUS_NEXT || !device_touches(&m->space[DEVICE_PORT], port, port + size - 1))
         return status;
-    m->io_value = value & port_mask(size);
-    return call_python(m, CALLBACK_WRITE_PORT, port, size);
+    return device_transfer(m, DEVICE_PORT, port, size, (u8 *)&value, true) ? STATUS_NEXT : STATUS_FAULT;
 }
 
 static u16 port_of(const struct cpu *cpu, const struct op *op)
@@ -97,23 +78,4 @@ int insn_in(struct cpu *cpu, const struct op *op)
 int insn_out(struct cpu *cpu, const struct op *op)
 {
     return io_write(cpu, port_of(cpu, op), op->size, cpu->gpr[EAX]);
-}
-
-int machine_claim_port(machine *m, uint16_t port, int on)
-{
-    if (!m->port_claimed && !on)
-        return 0;
-    if (!m->port_claimed && !(m->port_claimed = calloc(PORT_COUNT / 8, 1)))
-        return -1;
-    u8 bit = (u8)(1u << (port & 7));
-    if (on)
-        m->port_claimed[port >> 3] |= bit;
-    else
-        m->port_claimed[port >> 3] &= (u8)~bit;
-    return 0;
-}
-
-uint32_t *machine_io_value(machine *m)
-{
-    return &m->io_value;
 }

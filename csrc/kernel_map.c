@@ -146,6 +146,18 @@ bool kernel_map_ram(struct machine *m, u32 pages)
     return !m->mem.exhausted;
 }
 
+bool kernel_map_device(struct machine *m, u32 first, u32 last)
+{
+    for (u32 page = first >> PAGE_SHIFT; page <= last >> PAGE_SHIFT; page++) {
+        u32 at = entry_make(m, page << PAGE_SHIFT);
+        if (!at)
+            return false;
+        if (!(phys_read(m, at, 4) & PTE_P))
+            phys_write(m, at, page << PAGE_SHIFT | entry_rights(MAP_WRITE | MAP_USER), 4);
+    }
+    return true;
+}
+
 /* The window and the page below the stack, which must stay unmapped to catch its overflow. */
 static bool reserved(const struct machine *m, u32 lin, u32 size)
 {
@@ -166,7 +178,10 @@ static int map_bare(struct machine *m, u32 first, u32 pages)
     for (u32 i = 0; i < pages; i++)
         if (memory_page(&m->mem, first + i))
             return -1;
-    return memory_add(&m->mem, first, pages) ? 0 : -2;
+    if (!memory_add(&m->mem, first, pages))
+        return -2;
+    code_drop_frames(m, first, first + pages - 1);
+    return 0;
 }
 
 static int unmap_bare(struct machine *m, u32 first, u32 pages)
@@ -218,7 +233,8 @@ int machine_load_rom(machine *m, const void *data, uint32_t size)
     for (u32 at = 0; at < alias; at += PAGE_SIZE)
         if (!memory_add_rom(m, (0x100000 - alias + at) >> PAGE_SHIFT, bytes + size - alias + at))
             return -2;
-    tlb_flush(m->cpu);          /* absent pages may be known to the fetch TLB */
+    code_drop_frames(m, start >> PAGE_SHIFT, (start >> PAGE_SHIFT) + pages - 1);
+    code_drop_frames(m, (0x100000 - alias) >> PAGE_SHIFT, 0xFF);
     return 0;
 }
 

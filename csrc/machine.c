@@ -53,7 +53,6 @@ machine *machine_create(const struct machine_config *config)
     if (!m)
         return NULL;
     m->config = *config;
-    m->irq = -1;
     if (!memory_init(&m->mem) || !memory_add(&m->mem, 0, config->memory_pages) || !cpu_create(m) ||
         (config->kernel == KERNEL_BUILTIN && !kernel_create(m)) ||
         (config->kprobes != KPROBES_OFF && !kprobes_create(m))) {
@@ -76,7 +75,8 @@ void machine_destroy(machine *m)
     arena_deinit(&m->arena);
     memory_deinit(&m->mem);
     cpu_destroy(m->cpu);
-    free(m->port_claimed);
+    for (unsigned i = 0; i < DEVICE_KINDS; i++)
+        free(m->space[i].devices);
     free(m);
 }
 
@@ -98,6 +98,8 @@ static bool probes_first(const struct machine *m)
 static int deliver_fault(struct machine *m)
 {
     forget_exit(m->cpu);
+    if (unlikely(m->cpu->fault.stop))
+        return cpu_stop(m->cpu, m->cpu->fault.stop);
     int status = m->kernel ? kernel_trap(m) : STATUS_FAULT;
     if (status != STATUS_FAULT)
         return status;
@@ -146,27 +148,66 @@ static int after_execute(struct machine *m, u32 step)
     }
 }
 
+static bool irq_push(struct machine *m, u8 vector)
+{
+    u64 bit = 1ull << (vector & 63);
+    if (m->irq_pending[vector >> 6] & bit)
+        return false;
+    m->irq_pending[vector >> 6] |= bit;
+    m->irqs[(u8)(m->irq_first + m->irq_count++)] = vector;
+    return true;
+}
+
 static void timer_tick(struct machine *m)
 {
     if (!m->timer_period || m->cpu->icount < m->timer_next)
         return;
     m->timer_next += (m->cpu->icount - m->timer_next) / m->timer_period * m->timer_period + m->timer_period;
-    if (m->irq < 0)
-        m->irq = m->timer_vector;
+    irq_push(m, m->timer_vector);
 }
 
 static bool interrupt_ready(const struct machine *m)
 {
-    return m->irq >= 0 && (m->cpu->eflags & EFLAGS_IF) && !m->cpu->shadow;
+    return (m->irq_count || (m->intr && m->intr_served)) && (m->cpu->eflags & EFLAGS_IF) && !m->cpu->shadow;
+}
+
+/* The interrupt acknowledge cycle. A controller that has no vector after all takes its request back. STATUS_NEXT:
+ * vector is to be delivered. */
+static int acknowledge(struct machine *m, u8 *vector)
+{
+    m->access = (struct device_access){0};
+    bool stop = m->config.callback(m->config.tag, CALLBACK_INTR, 0, 0) < 0;
+    if (!m->access.done) {
+        m->intr &= stop;
+        return stop ? cpu_stop(m->cpu, STOP_PYTHON) : STATUS_JUMP;
+    }
+    m->stop_soon |= stop;
+    *vector = (u8)m->access.value;
+    return STATUS_NEXT;
 }
 
 static int take_interrupt(struct machine *m)
 {
-    u8 vector = (u8)m->irq;
-    m->irq = -1;
-    m->cpu->halted = false;
+    u8 vector = m->irqs[m->irq_first];
+    bool queued = m->irq_count, halted = m->cpu->halted;
     forget_exit(m->cpu);
-    return trap_interrupt(m->cpu, vector);
+    if (!queued) {
+        int status = acknowledge(m, &vector);
+        if (status != STATUS_NEXT)
+            return status;
+    }
+    m->cpu->halted = false;
+    int status = trap_interrupt(m->cpu, vector);
+    if (status == STATUS_STOP && m->cpu->stop == STOP_PYTHON) {
+        m->cpu->halted = halted;    /* a device's handler failed during delivery: it has not happened */
+        if (!queued)
+            irq_push(m, vector);
+    } else if (queued) {
+        m->irq_pending[vector >> 6] &= ~(1ull << (vector & 63));
+        m->irq_first++;
+        m->irq_count--;
+    }
+    return status;
 }
 
 /* In HLT: time passes at once up to the next tick that can wake the CPU. False: nothing ever will. */
@@ -250,6 +291,10 @@ static enum stop_reason run(struct machine *m, u64 end)
             bool at_until = m->until_set && cpu->eip == m->until;
             if (unlikely(m->mem.exhausted))
                 return STOP_MEMORY;
+            if (unlikely(m->stop_soon)) {
+                m->stop_soon = false;
+                return STOP_PYTHON;
+            }
             if (at_until && !m->until_fresh)
                 return STOP_UNTIL;
             if (cpu->icount >= end)
@@ -342,10 +387,15 @@ uint64_t machine_icount(machine *m)
 
 int machine_interrupt(machine *m, uint8_t vector)
 {
-    if (m->irq >= 0)
-        return -1;
-    m->irq = vector;
-    return 0;
+    m->cpu->code_changed = true;    /* if a device's handler asks, the next instruction may be too late */
+    return irq_push(m, vector) ? 0 : -1;
+}
+
+void machine_set_intr(machine *m, int level, int served)
+{
+    m->intr = level;
+    m->intr_served = served;
+    m->cpu->code_changed = true;
 }
 
 void machine_set_timer(machine *m, uint8_t vector, uint64_t period)

@@ -8,6 +8,7 @@
 #include "api.h"
 #include "block.h"
 #include "cpu.h"
+#include "device.h"
 #include "frame.h"
 #include "memory.h"
 
@@ -29,13 +30,19 @@ struct machine {
     bool until_set;             /* stop before executing at until */
     bool until_fresh;           /* set since: the instruction there still has to run once */
     u32 until;                  /* eip */
-    s32 irq;                    /* pending external interrupt vector, -1 none */
+    u8 irqs[256];               /* pending external interrupts: a ring of different vectors */
+    u8 irq_first;               /* the oldest one's place */
+    u32 irq_count;
+    u64 irq_pending[4];         /* bitmap of them */
+    bool intr;                  /* level of INTR */
+    bool intr_served;           /* somebody gives vectors for it */
+    bool stop_soon;             /* a handler asked for it: stop before the next instruction */
     u8 timer_vector;
     u64 timer_period;           /* instructions; 0: off */
     u64 timer_next;             /* icount of the next tick */
     struct stop_info stop;      /* why the last run ended */
-    u32 io_value;               /* datum of the port access that Python serves */
-    u8 *port_claimed;           /* bitmap of 65536 ports that Python serves, NULL: none */
+    struct device_space space[DEVICE_KINDS];
+    struct device_access access; /* that of the device whose handler runs */
     u64 trap_claimed[4];        /* bitmap of vectors offered to Python */
 };
 

@@ -135,9 +135,17 @@ static u32 first_part(u32 addr, u32 size)
     return size < room ? size : room;
 }
 
+/* Page tables do not lie in devices: there the bus floats. */
+static struct page *engine_page(struct machine *m, u32 phys, u32 size)
+{
+    if (device_touches(&m->space[DEVICE_MEMORY], phys, phys + (size - 1)))
+        return NULL;
+    return memory_page(&m->mem, phys >> PAGE_SHIFT);
+}
+
 static void part_read(struct machine *m, u32 phys, u8 *buf, u32 size)
 {
-    const struct page *page = memory_page(&m->mem, phys >> PAGE_SHIFT);
+    const struct page *page = engine_page(m, phys, size);
     if (page)
         memcpy(buf, page->data + (phys & PAGE_MASK), size);
 }
@@ -159,7 +167,7 @@ void phys_write(struct machine *m, u32 phys, u32 value, unsigned size)
     u32 first = first_part(phys, size);
     const u8 *bytes = (const u8 *)&value;
 
-    memory_store(m, memory_page(&m->mem, phys >> PAGE_SHIFT), phys & PAGE_MASK, bytes, first);
+    memory_store(m, engine_page(m, phys, first), phys & PAGE_MASK, bytes, first);
     if (unlikely(first < size))
-        memory_store(m, memory_page(&m->mem, (phys + first) >> PAGE_SHIFT), 0, bytes + first, size - first);
+        memory_store(m, engine_page(m, phys + first, size - first), 0, bytes + first, size - first);
 }

@@ -79,24 +79,29 @@ static void tlb_fill(struct tlb_entry *e, u32 lin, const struct page *page, bool
 
 /* Linear accesses. */
 
-/* What an access touches of one page. */
-struct part {
-    struct page *page;          /* NULL: no RAM */
-    u32 offset;
-};
-
-static bool locate(struct cpu *cpu, u32 lin, unsigned access, struct part *ret)
+static struct page *ram_at(struct cpu *cpu, u32 phys)
 {
-    struct machine *m = cpu->machine;
+    return memory_page(&cpu->machine->mem, phys >> PAGE_SHIFT);
+}
+
+static bool is_device(const struct cpu *cpu, u32 phys)
+{
+    return device_in_page(&cpu->machine->space[DEVICE_MEMORY], phys);
+}
+
+/* Where in physical memory an access goes; RAM is then in the TLB if it may be. */
+static bool locate(struct cpu *cpu, u32 lin, unsigned access, u32 *ret)
+{
     struct translation t;
 
     if (!paging_walk(cpu, lin, access, &t))
         return false;
-    *ret = (struct part){memory_page(&m->mem, t.phys >> PAGE_SHIFT), t.phys & PAGE_MASK};
-    if (ret->page && access & ACCESS_WRITE && !memory_own(m, ret->page))
-        ret->page = NULL;
-    if (ret->page && !debug_page(cpu, lin))
-        tlb_fill(tlb_slot(cpu, lin, access), lin, ret->page, t.writable);
+    *ret = t.phys;
+    struct page *page = is_device(cpu, t.phys) ? NULL : ram_at(cpu, t.phys);
+    if (!page || (access & ACCESS_WRITE && !memory_own(cpu->machine, page)))
+        return true;
+    if (!debug_page(cpu, lin))
+        tlb_fill(tlb_slot(cpu, lin, access), lin, page, t.writable);
     return true;
 }
 
@@ -107,26 +112,42 @@ static u32 first_part(u32 lin, u32 size)
 }
 
 /* Both pages of an access of up to PAGE_SIZE bytes, checked before anything is changed. */
-static bool locate_both(struct cpu *cpu, u32 lin, unsigned size, unsigned access, struct part ret[2])
+static bool locate_both(struct cpu *cpu, u32 lin, unsigned size, unsigned access, u32 ret[2])
 {
     u32 first = first_part(lin, size);
     return locate(cpu, lin, access, &ret[0]) && (first == size || locate(cpu, lin + first, access, &ret[1]));
 }
 
+/* Within one page. Pages are looked up again each time: a device's handler may have changed what is where. */
+static bool part_read(struct cpu *cpu, u32 phys, u32 size, u8 *buf)
+{
+    if (unlikely(is_device(cpu, phys)))
+        return device_transfer(cpu->machine, DEVICE_MEMORY, phys, size, buf, false);
+    const struct page *page = ram_at(cpu, phys);
+    if (page)
+        memcpy(buf, page->data + (phys & PAGE_MASK), size);
+    return true;
+}
+
+static bool part_write(struct cpu *cpu, u32 phys, u32 size, u8 *buf)
+{
+    if (unlikely(is_device(cpu, phys)))
+        return device_transfer(cpu->machine, DEVICE_MEMORY, phys, size, buf, true);
+    memory_store(cpu->machine, ram_at(cpu, phys), phys & PAGE_MASK, buf, size);
+    return true;
+}
+
 static COLD bool read_slow(struct cpu *cpu, u32 lin, unsigned size, unsigned access, u32 *ret)
 {
     u8 buf[4] = {0xFF, 0xFF, 0xFF, 0xFF};
-    struct part part[2] = {0};
-    u32 first = first_part(lin, size);
+    u32 phys[2], first = first_part(lin, size);
 
-    if (!locate_both(cpu, lin, size, access, part))
+    if (!locate_both(cpu, lin, size, access, phys))
         return false;
     if (!(access & ACCESS_SYSTEM))
         debug_data(cpu, lin, size, false);
-    if (part[0].page)
-        memcpy(buf, part[0].page->data + part[0].offset, first);
-    if (part[1].page)
-        memcpy(buf + first, part[1].page->data, size - first);
+    if (!part_read(cpu, phys[0], first, buf) || (first < size && !part_read(cpu, phys[1], size - first, buf + first)))
+        return false;
     *ret = 0;
     memcpy(ret, buf, size);
     return true;
@@ -134,17 +155,15 @@ static COLD bool read_slow(struct cpu *cpu, u32 lin, unsigned size, unsigned acc
 
 static COLD bool write_slow(struct cpu *cpu, u32 lin, u32 value, unsigned size, unsigned access)
 {
-    struct part part[2] = {0};
-    u32 first = first_part(lin, size);
+    u8 *bytes = (u8 *)&value;
+    u32 phys[2], first = first_part(lin, size);
 
-    if (!locate_both(cpu, lin, size, access, part))
+    if (!locate_both(cpu, lin, size, access, phys))
         return false;
     if (!(access & ACCESS_SYSTEM))
         debug_data(cpu, lin, size, true);
-    memory_store(cpu->machine, part[0].page, part[0].offset, &value, first);
-    if (first < size)
-        memory_store(cpu->machine, part[1].page, 0, (const u8 *)&value + first, size - first);
-    return true;
+    return part_write(cpu, phys[0], first, bytes) &&
+           (first == size || part_write(cpu, phys[1], size - first, bytes + first));
 }
 
 static u32 host_read(const u8 *host, unsigned size)
@@ -193,10 +212,10 @@ bool lin_write(struct cpu *cpu, u32 lin, u32 value, unsigned size, unsigned acce
 
 bool lin_check_write(struct cpu *cpu, u32 lin, unsigned size, unsigned access)
 {
-    struct part part[2];
+    u32 phys[2];
 
     access = (access & ACCESS_SYSTEM) | ACCESS_WRITE;
-    return likely(tlb_host(cpu, lin, size, access)) || locate_both(cpu, lin, size, access, part);
+    return likely(tlb_host(cpu, lin, size, access)) || locate_both(cpu, lin, size, access, phys);
 }
 
 bool mmu_translate(struct cpu *cpu, u32 lin, unsigned access, u32 *ret)

@@ -244,6 +244,8 @@ static int deliver_event(struct cpu *cpu, struct event *ev)
         if (likely(deliver(cpu, ev) == STATUS_JUMP))
             return STATUS_JUMP;
         unretire(cpu, ev);
+        if (cpu->fault.stop)
+            return cpu_stop(cpu, cpu->fault.stop);
         if (!escalate(cpu, ev))
             return cpu_stop(cpu, STOP_SHUTDOWN);
     }
@@ -252,6 +254,8 @@ static int deliver_event(struct cpu *cpu, struct event *ev)
 int trap_deliver(struct cpu *cpu)
 {
     struct event ev = event_of(&cpu->fault);
+    if (unlikely(cpu->fault.stop))
+        return cpu_stop(cpu, cpu->fault.stop);
     if (ev.vector == T_PGFLT && !ev.software)
         cpu->cr2 = cpu->fault.address;
     return deliver_event(cpu, &ev);

@@ -2,6 +2,7 @@
 
 from .actions import Action, Count, Hist
 from .actions import Stop as StopRun
+from .devices import Device
 from .errors import ImportUnbound, KprobeError, MachineFault, MemoryFault
 from .fetchargs import FetchArg, parse_fetch
 from .loader import Image
@@ -18,6 +19,7 @@ __all__ = [
     "Action",
     "AmbiguousSymbol",
     "Count",
+    "Device",
     "FetchArg",
     "Hist",
     "Image",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy
 
-from .binding import CoreAction
+from .binding_actions import CoreAction
 from .fetchargs import FetchArg, parse_fetch
 from .histogram import bars, interval_labels, trim
 

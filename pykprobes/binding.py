@@ -13,6 +13,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from ._core import ffi, lib
+from .binding_actions import fill_fetch
 from .dispatch import RAISED, Dispatch
 from .records import Layout, Stats
 from .registers import PtRegs
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-    from ._core import Action, Fetch, FpuState, Frame, Machine, StopInfo
+    from ._core import Action, FpuState, Frame, Machine, StopInfo
+    from .devices import Device
     from .fetchargs import FetchArg
 
     Bins = NDArray[numpy.uint64]
@@ -31,10 +33,13 @@ KPROBES = {None: lib.KPROBES_OFF, "2.5.26": lib.KPROBES_2_5_26, "fixed": lib.KPR
 KERNELS = {None: lib.KERNEL_NONE, "builtin": lib.KERNEL_BUILTIN}
 RIGHT_WRITE, RIGHT_USER = lib.MAP_WRITE, lib.MAP_USER
 NONE, UNTIL = lib.STOP_NONE, lib.STOP_UNTIL
-PRE, POST, FAULT, TRAP, IMPORT = (
+PRE, POST, FAULT, TRAP, IMPORT, DEVICE, INTR = (
     lib.CALLBACK_PRE, lib.CALLBACK_POST, lib.CALLBACK_FAULT, lib.CALLBACK_TRAP, lib.CALLBACK_IMPORT,
+    lib.CALLBACK_DEVICE, lib.CALLBACK_INTR,
 )  # fmt: skip
-KIND_NAMES = {PRE: "pre", POST: "post", FAULT: "fault", TRAP: "trap", IMPORT: "import"}
+KIND_NAMES = {
+    PRE: "pre", POST: "post", FAULT: "fault", TRAP: "trap", IMPORT: "import", DEVICE: "device", INTR: "intr",
+}  # fmt: skip
 SCRATCH = 4096
 
 _running: dict[int, Core] = {}
@@ -94,9 +99,11 @@ class Core(Dispatch):
         self._scratch = ffi.new("uint8_t[]", SCRATCH)
         self._scratch_bytes = ffi.buffer(self._scratch)
         self._word = ffi.new("uint32_t *")
-        super().__init__(PtRegs(self))
+        self._device_numbers = count()
+        super().__init__(PtRegs(self), lib.machine_access(machine))
         self.serve: dict[int, Callable[[int, int], int]] = {
             POST: self.serve_post, FAULT: self.serve_fault, TRAP: self.serve_trap, IMPORT: self._import,
+            DEVICE: self.serve_device, INTR: self.serve_intr,
         }  # fmt: skip
         self.layout = self._layout()
 
@@ -201,6 +208,24 @@ class Core(Dispatch):
 
     def timer(self, vector: int, period: int) -> None:
         lib.machine_set_timer(self.handle, vector, period)
+
+    def set_intr(self, level: bool, controller: Callable[[], int | None] | None) -> None:
+        lib.machine_set_intr(self.handle, level, controller is not None)
+        self.intr_level, self.controller = level, controller
+
+    # Devices
+
+    def claim(self, kind: int, where: range, device: Device) -> int:
+        """Put a device in place; its number."""
+        number = next(self._device_numbers)
+        if lib.machine_claim(self.handle, kind, where.start, where.stop - 1, number):
+            raise MemoryError(f"no memory is left for {device!r}")
+        self.devices[number] = device
+        return number
+
+    def release(self, kind: int, number: int) -> None:
+        lib.machine_release(self.handle, kind, number)
+        del self.devices[number]
 
     # Registers and memory
 
@@ -345,48 +370,3 @@ def probe_bucket(address: int) -> int:
 def build_info() -> str:
     """Compiler, flags and kind of dispatch of the compiled module."""
     return ffi.string(lib.machine_build()).decode()
-
-
-def fill_fetch(compiled: Fetch, arg: FetchArg, symbol: int) -> None:
-    """Compile a fetch argument; `symbol` is the address of the symbol that it names, else 0."""
-    if arg.register is None:
-        compiled.base, compiled.imm = lib.FETCH_IMM, (symbol + arg.value) & 0xFFFFFFFF
-    elif arg.register < 0:
-        compiled.base = lib.FETCH_SP
-    else:
-        compiled.base, compiled.reg = lib.FETCH_REG, arg.register
-    compiled.derefs = len(arg.offsets)
-    compiled.size, compiled.is_signed = arg.size, arg.signed
-    compiled.bit_width, compiled.bit_offset = arg.bit_width, arg.bit_offset
-    for i, offset in enumerate(arg.offsets):
-        compiled.offset[i] = offset
-
-
-class CoreAction:
-    """A C action, and everything that it points to."""
-
-    KINDS = {
-        "count": lib.ACTION_COUNT,
-        "linear": lib.ACTION_HIST_LINEAR,
-        "log2": lib.ACTION_HIST_LOG2,
-        "stop": lib.ACTION_STOP,
-    }
-
-    def __init__(self, kind: str, bins: Bins | None = None, lo: int = 0, width: int = 1) -> None:
-        self.c: Action = ffi.new("struct action *")
-        self.c.kind = self.KINDS[kind]
-        self._next: CoreAction | None = None
-        if bins is not None:
-            self._bins = ffi.from_buffer("uint64_t[]", bins, require_writable=True)
-            self.c.bins, self.c.nbins = self._bins, len(bins) - 2 if kind == "linear" else len(bins)
-            self.c.lo, self.c.width = lo, width
-
-    def set_field(self, arg: FetchArg, symbol: int) -> None:
-        fill_fetch(self.c.field, arg, symbol)
-
-    def set_next(self, following: CoreAction | None) -> None:
-        self._next = following
-        self.c.next = ffi.NULL if following is None else following.c
-
-    def reset(self) -> None:
-        self.c.count = self.c.faults = 0

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .board import vector_number
+
 if TYPE_CHECKING:
+    from ._core import DeviceAccess
+    from .devices import Device
     from .registers import PtRegs
 
 Handler = Callable[..., Any]
@@ -15,8 +19,9 @@ RAISED = -1  # CALLBACK_RAISED: end the run
 class Dispatch:
     """Handlers of probes, traps and imports, and what came of those that ran."""
 
-    def __init__(self, regs: PtRegs) -> None:
+    def __init__(self, regs: PtRegs, access: DeviceAccess) -> None:
         self.regs = regs
+        self.access = access
         self.verdict = 0  # what handlers return to C: RAISED once one has asked to stop
         self.exception: BaseException | None = None
         self.pre: list[tuple[Handler, Any]] = []
@@ -25,6 +30,9 @@ class Dispatch:
         self.probes: list[Any] = []
         self.traps: dict[int, Callable[[PtRegs], Any]] = {}
         self.imports: list[Callable[[], int]] = []
+        self.devices: dict[int, Device] = {}
+        self.intr_level = False
+        self.controller: Callable[[], int | None] | None = None
 
     def enrol(self, number: int, probe: Any) -> None:
         """Put a probe's handlers where C finds them."""
@@ -57,6 +65,10 @@ class Dispatch:
             exception.add_note(f"in the {kind}_handler of {self.probes[index]!r}")
         elif kind == "trap":
             exception.add_note(f"in the handler of vector {index:#x}")
+        elif kind == "device" and index in self.devices:
+            exception.add_note(f"in {self.devices[index]!r}")
+        elif kind == "intr":
+            exception.add_note("in the interrupt controller")
         self.exception = exception
 
     def serve_post(self, index: int, arg: int) -> int:
@@ -75,6 +87,42 @@ class Dispatch:
         """A vector's handler. 1 when it served the trap."""
         serve = self.traps.get(index)
         return 1 if serve is not None and serve(self.regs) else 0
+
+    def serve_device(self, index: int, arg: int) -> int:
+        """A device's read or write. A device that its function uses itself has this place for a while, too."""
+        access, device = self.access, self.devices[index]
+        address, size, value = access.address, access.size, access.value
+        try:
+            if not access.write:
+                value = device.answer(address, size)
+            elif device.write is not None:
+                device.write(address, size, value)
+        except BaseException:
+            access.done = 0
+            raise
+        access.value, access.done = value, 1
+        return 0
+
+    def serve_intr(self, index: int, arg: int) -> int:
+        """The interrupt controller's vector."""
+        access = self.access
+        try:
+            vector = None if self.controller is None else self.controller()
+            number = 0 if vector is None else vector_number(vector)
+        except BaseException:
+            access.done = 0
+            raise
+        if vector is None:
+            self.intr_level = False
+        access.value, access.done = number, vector is not None
+        return 0
+
+    def device_at(self, kind: int, where: range) -> Device | None:
+        """A device that shares an address with a range."""
+        for device in self.devices.values():
+            if device._kind == kind and device.range.start < where.stop and where.start < device.range.stop:
+                return device
+        return None
 
 
 def _unregistered(probe: object, regs: PtRegs) -> None:

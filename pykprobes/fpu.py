@@ -171,9 +171,7 @@ class Fpu:
     control = _Field("control", 16, "Control word; reserved bits are dropped.")
     status = _Field("status", 16, "Status word; ES and B follow from the exceptions and the masks of the control word.")
     tag = _Field("tag", 16, "Tag word, two bits a physical register: 0 valid, 1 zero, 2 special, 3 empty.")
-    opcode = _Field(
-        "opcode", 11, "Low three bits of the first and the second opcode byte of the last instruction."
-    )
+    opcode = _Field("opcode", 11, "Low three bits of the first and the second opcode byte of the last instruction.")
     cs = _Field("cs", 16, "Code segment selector of the last instruction.")
     ip = _Field("ip", 32, "Offset of the last instruction.")
     ds = _Field("ds", 16, "Selector of its memory operand's segment.")

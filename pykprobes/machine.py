@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from . import calls, loader
 from .actions import Action
 from .binding import KERNELS, KPROBES, NONE, RUN_SLICE, Core
+from .board import Board, vector_number
 from .disasm import INSN_MAX, Line, disassemble
 from .errors import MemoryFault
 from .fpu import Fpu
@@ -32,7 +33,7 @@ STOPPED_BY_PYTHON = 9
 WITH_CODE = (StopReason.TRAP, StopReason.UNIMPLEMENTED)
 
 
-class Machine:
+class Machine(Board):
     """An i386 with `memory` bytes of RAM and the kernel side of the probes patch.
 
     ``kprobes`` is "fixed", "2.5.26" (the patch as posted, defects included) or None (off). ``kernel=None`` makes a
@@ -230,20 +231,9 @@ class Machine:
             raise RuntimeError("nothing is running: stop is for handlers")
         self._core.request_stop()
 
-    def interrupt(self, vector: int) -> bool:
-        """Ask for an external interrupt, taken when IF allows; False when one is pending already."""
-        return self._core.interrupt(_vector(vector))
-
-    def timer(self, vector: int, period: int) -> None:
-        """Interrupt with `vector` every `period` instructions; period 0 switches it off."""
-        period = index(period)
-        if not 0 <= period < 1 << 63:
-            raise ValueError(f"a timer's period is a number of instructions, not {period}")
-        self._core.timer(_vector(vector), period)
-
     def on_trap(self, vector: int, handler: Callable[[Machine, PtRegs], Any] | None) -> None:
         """Serve a vector: ``handler(machine, regs)`` returns True when it did. None: no more."""
-        vector = _vector(vector)
+        vector = vector_number(vector)
         if handler is not None and not callable(handler):
             raise TypeError(f"a trap handler must be a function, not {type(handler).__name__}")
         self._core.claim_trap(vector, None if handler is None else lambda regs: handler(self, regs))
@@ -365,11 +355,4 @@ def _limit(value: int | None) -> int | None:
     value = index(value)
     if value < 0:
         raise ValueError(f"max_instructions={value} is negative")
-    return value
-
-
-def _vector(value: int) -> int:
-    value = index(value)
-    if not 0 <= value <= 255:
-        raise ValueError(f"vector {value} is not in 0 to 255")
     return value

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 ARENA_CHUNK = 1 << 20
 MIB = 1 << 20
 ROM_MAX, ROM_ALIAS = 16 << 20, 128 << 10
+DEVICE = "a device"
 FREE_FROM = 0x40000000
 LETTERS = {"r": 0, "w": RIGHT_WRITE, "x": 0, "u": RIGHT_USER}
 
@@ -117,6 +118,22 @@ class AddressSpace:
             raise MemoryError(f"no memory is left for a ROM of {len(data):#x} bytes")
         for start, end in spans:
             self._carve(start, end, "the ROM")
+
+    def check_device(self, where: range) -> None:
+        """ValueError where a device cannot lie: with the built-in kernel side its page must be all RAM or free."""
+        if not self._core.layout:
+            return
+        for region in self._regions:
+            if region.start <= where.stop - 1 | PAGE - 1 and where.start & -PAGE < region.end:
+                inside = region.kind == "RAM" and region.start <= where.start and where.stop <= region.end
+                if not inside and region.kind != DEVICE:
+                    raise ValueError(f"addresses {where.start:#x} to {where.stop - 1:#x} overlap {describe(region)}")
+
+    def add_device(self, where: range) -> None:
+        """The pages of a device, where nothing else is, are taken from now on."""
+        pages = whole_pages(where.start, where.stop - 1, DEVICE)
+        if self.overlap(pages.start, pages.end) is None:
+            insort(self._regions, pages)
 
     def _carve(self, start: int, end: int, kind: str) -> None:
         """[start, end) is now of this kind, whatever it was."""

@@ -22,6 +22,7 @@ class StopReason(Enum):
     RESET = 7
     UNIMPLEMENTED = 8
     LOOP = 11
+    DEVICE = 12
 
 
 VECTORS = {
@@ -51,6 +52,7 @@ WORDS = {
     StopReason.SHUTDOWN: "shut down (a fault in the delivery of a double fault) at",
     StopReason.RESET: "was reset by the guest at",
     StopReason.LOOP: "would loop forever in the 2.5.26 probe code (a probe on a breakpoint of the program's own) at",
+    StopReason.DEVICE: "would fetch an instruction from a page with a memory-mapped device, at",
     StopReason.UNIMPLEMENTED: "met an instruction that pykprobes does not do yet at",
 }
 

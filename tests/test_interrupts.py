@@ -23,7 +23,7 @@ def g() -> Guest:
 
 def test_a_masked_interrupt_stays_pending(g: Guest) -> None:
     assert g.m.interrupt(0x40)
-    assert not g.m.interrupt(0x41)  # one at a time
+    assert not g.m.interrupt(0x40)  # each vector once
     assert g.passes(NOP).vector == DONE
     g.m.regs.esp = STACKS[0]
     g.run(STI, NOP, NOP)
