@@ -7,7 +7,7 @@ SOURCES = setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.def csrc/*.py)
 ASAN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" PYTHONPATH=build/asan:. \
 	PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
-.PHONY: demo test bench asan fuzz lint clean
+.PHONY: demo test bench asan fuzz libfuzzer lint clean
 
 demo: $(READY)test
 	@$(PY) -m pykprobes demo
@@ -24,6 +24,9 @@ asan: $(READY)dev
 
 fuzz: $(READY)test
 	$(PY) -m tests.fuzz $(ARGS)
+
+libfuzzer: $(READY)test
+	$(PY) -m tests.fuzz.libfuzzer $(ARGS)
 
 lint: $(READY)dev
 	$(PY) -m ruff check . && $(PY) -m ruff format --check pykprobes setup.py csrc && $(PY) -m mypy

@@ -26,12 +26,14 @@ static u32 target(const struct translation *t, const struct insn *in)
 /* Turn the last op into one that branches as well. */
 static bool fuse(struct translation *t, unsigned cc)
 {
+    if (!t->fuse && !t->fuse_memory)
+        return false;
     struct op *op = &t->ops[t->n - 1];
     if (t->fuse) {
         op->fn = t->fuse[cc >> 1];
         return true;
     }
-    if (t->fuse_memory && op->fn == handler_twins[op->id].fast) {
+    if (op->fn == handler_twins[op->id].fast) {
         op->id = (u16)(t->fuse_id + (op->index == ZERO_REG ? 0 : 8) + (cc >> 1));
         op->fn = handler_twins[op->id].fast;
         return true;

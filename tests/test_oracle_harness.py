@@ -10,7 +10,17 @@ from .oracle.encode import FORMS, PRIVILEGED
 from .oracle.generate import form_cases, undefined_opcode_cases
 from .oracle.sequences import sequence
 from .oracle.shrink import describe, shrink
-from .oracle.undefined import CONDITION, EFFECTS, FAULTS, UNDEFINED, UNFINISHED, effect, fault_differs, identify
+from .oracle.undefined import (
+    CONDITION,
+    EFFECTS,
+    FAULTS,
+    HALF_DONE,
+    UNDEFINED,
+    UNFINISHED,
+    effect,
+    fault_differs,
+    identify,
+)
 
 REGS = [0, 1, 2, 3, STACK_TOP, 5, DATA, DATA + 0x100]
 CAPSTONE = {
@@ -43,6 +53,8 @@ def test_undefined_table_rows_name_instructions_and_reasons():
     assert set(EFFECTS) <= names
     for row_names, vendor, flags, reason in UNFINISHED:
         assert set(row_names.split()) <= names and vendor and flags and reason
+    for row_names, vendor, reason in HALF_DONE:
+        assert set(row_names.split()) <= names and vendor and reason
     for row in FAULTS:
         assert set(row.names.split()) <= names and row.ours != row.theirs and row.reason
         assert row.vendor or row.lowest, "without a processor or an address a row excuses too much"

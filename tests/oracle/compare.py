@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .case import FAULT, FLAG_NAMES, GPRS, LIMIT, OUTCOMES, REGIONS, TF, UNTIL, Case, Result, Step
-from .undefined import COMPARED, DEST, SEVERAL, Decoded, effect, fault_differs, identify, selector
+from .undefined import COMPARED, DEST, SEVERAL, Decoded, effect, fault_differs, half_done, identify, selector
 
 
 class Engine(Protocol):
@@ -164,7 +164,7 @@ def compare_steps(case: Case, native: Result, engine: Engine) -> Difference | No
 def _compare_end(native: Result, engine: Engine, fault: Fault | None, p: Plan, extra: int) -> Difference | None:
     last = native.steps[-1].insn if native.steps and native.outcome != FAULT else b""
     text = _fault_difference(native, fault)
-    if not text:
+    if not text and not (native.outcome == FAULT and half_done(_faulting(native))):
         text = _differences(native, *engine.state(), p.taint[-1] if p.taint else 0)
     if not text and not _several(native):
         text = _memory_difference(engine, native)

@@ -76,6 +76,10 @@ SEVERAL = (
 """Instructions of several accesses, which leave open what they have stored and which address a page fault reports."""
 
 AMD = "AuthenticAMD"
+HALF_DONE = (
+    ("popa", AMD, "SDM vol. 2 POPA: restartable; there registers popped before the one that faults are loaded"),
+)
+"""Instructions whose fault leaves general registers that do not compare."""
 
 
 def _host_vendor() -> str:
@@ -113,7 +117,7 @@ class FaultRow(NamedTuple):
 
 FAULTS = (
     FaultRow("bound", 0, 5, 14, 0, AMD, "SDM vol. 2 BOUND checks as it reads; there both bounds are read before"),
-    FaultRow("retf iret", 0, 13, 14, 0, AMD, "SDM vol. 2 RET: CS is checked first; there the outer SS:ESP is read before"),
+    FaultRow("retf iret", 0, 13, 14, 0, AMD, "SDM vol. 2 RET checks CS first; there the outer SS:ESP is read before"),
     FaultRow("mov_cr", 0xF0, 6, 13, 0, AMD, "LOCK MOV CR0 is MOV CR8 there, and privilege is what it lacks"),
     FaultRow("", 0, 14, 13, 0xFFFFFFF1, "", "SDM vol. 3, 5.3: an access across offset FFFFFFFFh may or may not fault"),
 )
@@ -130,6 +134,11 @@ def fault_differs(d: Decoded | None, ours: int, address: int, theirs: int) -> bo
         and (not row.prefix or (d is not None and row.prefix in d.prefixes))
         for row in FAULTS
     )
+
+
+def half_done(d: Decoded | None) -> bool:
+    """Has the instruction, which faulted, a row in HALF_DONE here?"""
+    return d is not None and any(d.form.name in names.split() and vendor == VENDOR for names, vendor, _ in HALF_DONE)
 
 
 NULL_RPL = "SDM vol. 2 IRET: a null selector is 0 after a return to an outer ring; some keep the RPL bits it had"
