@@ -322,6 +322,7 @@ class Machine(Board):
         with self._core.running():
             while left != 0:
                 size = RUN_SLICE if left is None else min(RUN_SLICE, left)
+                before = self._core.icount
                 reason = self._core.run(size)
                 if reason == STOPPED_BY_PYTHON:
                     self._core.take_stop()
@@ -329,7 +330,8 @@ class Machine(Board):
                 if reason != NONE:
                     return self._stop(StopReason(reason))
                 if left is not None:
-                    left -= size
+                    # Slices with many traps are shorter. One in which only traps happened would come again for ever.
+                    left -= self._core.icount - before or size
                 if progress is not None:
                     progress(self.icount)
                     if self._core.take_stop():

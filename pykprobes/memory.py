@@ -26,6 +26,11 @@ def address_range(address: int, size: int) -> tuple[int, int]:
     return address, size
 
 
+def as_bytes(data: bytes | bytearray | memoryview) -> bytes | memoryview:
+    """Anything with a contiguous buffer, as bytes; TypeError for what has none."""
+    return data if isinstance(data, bytes) else memoryview(data).cast("B")
+
+
 class Memory:
     """Linear guest memory as the kernel side sees it, whatever its write protection.
 
@@ -51,8 +56,7 @@ class Memory:
 
     def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
         """Store bytes, or anything with a buffer of bytes."""
-        if not isinstance(data, bytes):
-            data = memoryview(data).cast("B")
+        data = as_bytes(data)
         address, size = address_range(address, len(data))
         self._check(address, size)
         done = self._core.poke(address, data)
@@ -87,6 +91,7 @@ class Memory:
 
     def __setitem__(self, key: slice | int, data: bytes | bytearray | memoryview) -> None:
         address, size = self._span(key)
+        data = as_bytes(data)
         if len(data) != size:
             raise ValueError(f"{len(data)} bytes cannot fill [{address:#x}, {address + size:#x}), which has {size}")
         self.write(address, data)

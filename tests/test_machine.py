@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 
+import numpy
 import pytest
 
 from pykprobes import Count, Kprobe, Machine, MachineFault, MemoryFault, PtRegs, Stop, StopReason, StopRun, Symbol
@@ -378,6 +379,23 @@ def test_a_call_between_stop_and_run_is_not_another_hit(kprobes: str, way: str) 
     assert p.hits == 5
 
 
+def test_limits_are_exact_where_most_of_a_run_is_traps(loop: Machine) -> None:
+    loop.load(b"\x40\xeb\xfd", at=CODE)  # inc eax; jmp to it
+    loop.kprobe(CODE, pre_handler=lambda p, regs: None, post_handler=lambda p, regs, flags: None)
+    stop = loop.run(max_instructions=1_500_001)
+    assert (stop.reason, stop.icount, stop.eip, loop.regs.eax) == (StopReason.LIMIT, 1_500_001, CODE + 1, 750_001)
+
+
+@pytest.mark.parametrize("kprobes", ["fixed", "2.5.26"])
+def test_a_fault_retried_for_ever_uses_up_the_limit(kprobes: str) -> None:
+    m = Machine(memory=1 << 20, kprobes=kprobes)
+    m.load(b"\xa1\0\0\0\x90", at=CODE)  # mov eax, [90000000h]
+    m.regs.eip = CODE
+    m.kprobe(CODE, pre_handler=lambda p, regs: None, fault_handler=lambda p, regs, trapnr: True)
+    stop = m.run(max_instructions=10)
+    assert (stop.reason, stop.icount) == (StopReason.LIMIT, 0)
+
+
 def test_a_call_of_the_place_where_a_run_stopped_is_a_hit(loop: Machine) -> None:
     p = loop.kprobe(INC, action=StopRun())
     loop.run()
@@ -629,3 +647,18 @@ def test_disassembling_nothing(loop: Machine, count: int) -> None:
         loop.disasm(CODE, count)
     with pytest.raises(MemoryFault):
         loop.disasm(0x90000000)
+
+
+def test_any_buffer_fills_a_slice_of_memory(machine: Machine) -> None:
+    words = numpy.arange(4, dtype="<u4")
+    machine.memory[0x3000:0x3010] = words
+    assert machine.memory[0x3000:0x3010] == words.tobytes()
+    with pytest.raises(ValueError, match="16 bytes cannot fill"):
+        machine.memory[0x3000:0x3004] = words
+    with pytest.raises(TypeError):
+        machine.memory[0x3000:0x3004] = "text"  # type: ignore[assignment]
+
+
+def test_the_page_below_the_stack_is_named(machine: Machine) -> None:
+    with pytest.raises(ValueError, match="overlaps the unmapped page that ends the stack"):
+        machine.map(machine._core.layout.stack_bottom - 4096, 4096)
