@@ -92,6 +92,11 @@ ALWAYS_INLINE void fpu_set_codes(struct fpu *f, u16 codes)
     f->status = (u16)((f->status & ~(FPU_C0 | FPU_C1 | FPU_C2 | FPU_C3)) | codes);
 }
 
+ALWAYS_INLINE void fpu_set_c1(struct fpu *f, bool on)
+{
+    f->status = (u16)((f->status & ~FPU_C1) | (on ? FPU_C1 : 0));
+}
+
 struct float_env fpu_env(const struct fpu *f);
 /* Take over what an operation raised; true: an unmasked exception forbids its result. C1 says which way it rounded. */
 bool fpu_raise(struct fpu *f, const struct float_env *env);
@@ -111,10 +116,22 @@ bool fpu_writable(struct cpu *cpu, const struct op *op, unsigned size);
 
 enum fpu_size { FPU_SINGLE, FPU_DOUBLE, FPU_EXTENDED, FPU_INT16, FPU_INT32, FPU_INT64, FPU_BCD };
 #define FPU_POPS 0x10u          /* in arg: pop afterwards */
+/* fpu_register.c, and what its arg means. */
+enum fpu_arith { FPU_ADD, FPU_MUL, FPU_COM, FPU_COMP, FPU_SUB, FPU_SUBR, FPU_DIV, FPU_DIVR };   /* the reg field */
+enum fpu_unary { FPU_CHS, FPU_ABS, FPU_SQRT, FPU_INTEGRAL };
+#define FPU_TO_STI 0x08u            /* in arg: the result goes to ST(i) */
+#define FPU_QUIETLY 0x08u           /* in arg: FUCOM */
+#define FPU_IF_FULL 0x01u           /* in arg: the undocumented FSTP of D9 just pops an empty register */
+#define FPU_NEGATED 0x04u           /* in arg, below it the condition: B, E, BE, U */
+fpu_handler fpu_arith_m, fpu_arith_r, fpu_compare_r, fpu_compare_flags, fpu_ftst, fpu_fxam, fpu_unary, fpu_fscale,
+    fpu_fxtract, fpu_fprem, fpu_fld_r, fpu_fst_r, fpu_fxch, fpu_fcmov, fpu_ffree, fpu_turn_stack, fpu_nop,
+    fpu_fnclex, fpu_fninit, fpu_fnstsw_ax;
+/* fpu_memory.c. */
 fpu_handler fpu_fld_m, fpu_fst_m, fpu_fldcw, fpu_fnstcw, fpu_fnstsw_m, fpu_fldenv, fpu_fnstenv, fpu_frstor, fpu_fnsave;
 /* A memory operand of arithmetic. */
 bool fpu_operand(struct cpu *cpu, const struct op *op, unsigned size, struct float_env *env, struct float80 *ret);
 /* fpu_math.c: the transcendental instructions and constants. */
-fpu_handler fpu_constant, fpu_unary_math, fpu_binary_math, fpu_sincos, fpu_ptan;
+enum fpu_math { FPU_YL2X, FPU_PATAN, FPU_YL2XP1, FPU_SIN, FPU_COS, FPU_SINCOS, FPU_TAN };
+fpu_handler fpu_constant, fpu_2xm1, fpu_binary_math, fpu_sine, fpu_sine_push;
 
 #endif

@@ -262,20 +262,6 @@ def test_an_instruction_has_at_most_15_bytes(g: Guest, length: int, fine: bool) 
         g.fault(code, vector=PROTECTION, error=0)
 
 
-@pytest.mark.parametrize("code", ["d9fe"])
-def test_what_is_not_done_names_its_bytes(g: Guest, code: str) -> None:
-    data = bytes.fromhex(code)
-    g.m.regs.cr0 &= ~(TS | EM)
-    g.put(NOP, data, b"\x90" * 16)
-    g.m.regs.eip = CODE
-    before = dict(g.m.regs)
-    start = g.m.icount
-    stop = g.m.run(max_instructions=10)
-    assert (stop.reason, stop.eip, stop.icount) == (StopReason.UNIMPLEMENTED, CODE + 1, start + 1)
-    assert stop.code.startswith(data)
-    assert {**before, "eip": stop.eip} == dict(g.m.regs)
-
-
 @pytest.mark.parametrize("flag", [TS, EM, TS | EM])
 def test_x87_with_ts_or_em(g: Guest, flag: int) -> None:
     g.m.regs.cr0 = g.m.regs.cr0 & ~(TS | EM) | flag

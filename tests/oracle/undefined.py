@@ -292,8 +292,12 @@ COMPARED = ARITH | DF | 0x200 | 0x4000 | 0x200000
 """EFLAGS bits that are compared at all: arithmetic, DF, IF, NT, ID. TF is the stepper's own, AC and RF the host's."""
 
 class X87Row(NamedTuple):
-    """What is not compared of the x87 after an instruction: bits (mask) of status or eflags, or pointers to the last
-    instruction in a stored environment. unmasked: only with an invalid or denormal exception that is not masked."""
+    """What is not compared of the x87 after an instruction.
+
+    what and mask: bits of status or eflags; pointers to the last instruction in a stored environment; or ulp, the last
+    place of an inexact result (mask: by how much), with C1, which tells of its rounding. unmasked: only with an invalid
+    or denormal exception that is not masked.
+    """
 
     names: str
     unmasked: bool
@@ -327,5 +331,13 @@ X87 = (
         -1,
         "",
         "SDM vol. 1, 8.1.8: processors differ in when they record the last instruction, and in whether its selectors",
+    ),
+    X87Row(
+        "f2xm1 fyl2x fyl2xp1 fptan fpatan fsin fcos fsincos",
+        False,
+        "ulp",
+        1,
+        "",
+        "SDM vol. 1, 8.3.10: transcendental results err by less than one unit in the last place, each in its way",
     ),
 )
