@@ -7,7 +7,7 @@ SOURCES = setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.def csrc/*.py)
 ASAN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" PYTHONPATH=build/asan:. \
 	PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
-.PHONY: demo test bench asan fuzz libfuzzer lint clean
+.PHONY: demo test bench asan fuzz libfuzzer coverage lint clean
 
 demo: $(READY)test
 	@$(PY) -m pykprobes demo
@@ -24,6 +24,13 @@ asan: $(READY)dev
 
 fuzz: $(READY)test
 	$(PY) -m tests.fuzz $(ARGS)
+
+# What the tests reach of the C code, line by line in build/coverage/index.html.
+coverage: $(READY)dev
+	PYK_COVERAGE=1 $(PY) setup.py -q build --build-base build/coverage-base --build-lib build/coverage
+	find build/coverage-base -name '*.gcda' -delete
+	PYTHONPATH=build/coverage:. $(VENV)/bin/pytest -q -p no:cacheprovider --import-mode=importlib $(or $(ARGS),tests)
+	$(PY) -m gcovr --filter csrc/ --exclude-throw-branches --html-details build/coverage/index.html --print-summary build/coverage-base
 
 libfuzzer: $(READY)test
 	$(PY) -m tests.fuzz.libfuzzer $(ARGS)

@@ -12,6 +12,7 @@ SOURCE = Path("csrc")
 FLAGS = ["-std=c11", "-fno-strict-aliasing", "-fno-semantic-interposition", "-fvisibility=hidden", "-Wall", "-Wextra"]
 MODES = {
     "PYK_SANITIZE": ["-O1", "-g", "-UNDEBUG", "-DLOOP_DISPATCH", "-fsanitize=address,undefined"],
+    "PYK_COVERAGE": ["-O1", "-g", "-UNDEBUG", "-DLOOP_DISPATCH", "--coverage", "-fprofile-update=atomic"],
     "PYK_DEBUG": ["-O0", "-g", "-UNDEBUG", "-DLOOP_DISPATCH"],
 }
 
@@ -47,6 +48,6 @@ ffi.set_source(
     depends=listed("*.h", "*.def", "build_ffi.py"),
     # not include_dirs: csrc/limits.h must not hide the system's
     extra_compile_args=[*FLAGS, *optimisation, "-iquote", str(SOURCE)],
-    extra_link_args=[flag for flag in optimisation if flag.startswith("-fsanitize")],
+    extra_link_args=[flag for flag in optimisation if flag.startswith(("-fsanitize", "--coverage"))],
     py_limited_api=True,
 )
