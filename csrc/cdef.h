@@ -51,6 +51,7 @@ enum callback_kind {
     CALLBACK_TRAP,              /* index: vector; returns 1 when served */
     CALLBACK_IMPORT,            /* index: import number; the function was called */
     CALLBACK_DEVICE,            /* index: id of the claim; what is asked, and the answer, in machine_access */
+    CALLBACK_WATCH,             /* index: id of the watch; what happened, in machine_watch_event */
     CALLBACK_INTR               /* the CPU acknowledges INTR; the vector in machine_access, done 0 if there is none */
 };
 enum { CALLBACK_RAISED = -1 };
@@ -222,5 +223,19 @@ struct device_access {
 int machine_claim(machine *m, int kind, uint32_t first, uint32_t last, int id);
 void machine_release(machine *m, int kind, int id);
 struct device_access *machine_access(machine *m);
+
+/* Watchpoints on linear addresses or ports [first, last], by id. kinds are enum watch_kind bits. 0, -1: no memory. */
+enum watch_kind { WATCH_READ = 1, WATCH_WRITE = 2, WATCH_EXECUTE = 4, WATCH_IN = 8, WATCH_OUT = 16 };
+struct watch_event {
+    int32_t id;
+    int32_t kind;               /* one enum watch_kind */
+    uint32_t address, size;     /* the access; an execution has size 1 */
+    uint32_t value;             /* read or written */
+    uint32_t eip;               /* of the instruction, or of what an exception interrupted */
+};
+int machine_watch(machine *m, uint32_t first, uint32_t last, int kinds, int id, int python, struct action *action);
+uint64_t machine_watch_hits(machine *m, int id);
+void machine_unwatch(machine *m, int id);
+const struct watch_event *machine_watch_event(machine *m);
 
 const char *machine_build(void);    /* compiler, flags, dispatch kind */

@@ -12,7 +12,7 @@
 #define SEG_RESET 0x0093u       /* present, writable data, accessed */
 
 #define CR0_DEFINED (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
-#define CR4_DEFINED (CR4_TSD | CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCE)   /* another bit is #GP(0) */
+#define CR4_DEFINED (CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCE)   /* another bit is #GP(0) */
 #define PAT_RESET 0x0007040600070406ull     /* SDM vol. 3, 11.12.4 */
 #define DR6_WRITABLE 0x0000E00Fu
 #define DR7_WRITABLE 0xFFFF23FFu

@@ -6,7 +6,7 @@
 
 #define DR7_ENABLES 0xFFu       /* L0 G0 ... L3 G3 */
 
-enum { BREAK_CODE = 0, BREAK_WRITE = 1, BREAK_READ_WRITE = 3 };
+enum { BREAK_CODE = 0, BREAK_WRITE = 1, BREAK_IO = 2, BREAK_READ_WRITE = 3 };
 
 static bool enabled(u32 dr7, unsigned i)
 {
@@ -47,13 +47,18 @@ void debug_changed(struct cpu *cpu, const u32 old[8])
     bool any = false;
     drop_code(cpu, old);
     drop_code(cpu, cpu->dr);
-    cpu->code_breaks = false;
-    for (unsigned i = 0; i < 4; i++) {
+    for (unsigned i = 0; i < 4; i++)
         any |= is_data(old[7], i) || is_data(cpu->dr[7], i);
-        cpu->code_breaks |= is_code(cpu->dr[7], i);
-    }
+    debug_update(cpu);
     if (any)
         tlb_flush(cpu);
+}
+
+void debug_update(struct cpu *cpu)
+{
+    cpu->code_breaks = cpu->machine->watches.kinds & WATCH_EXECUTE;
+    for (unsigned i = 0; i < 4; i++)
+        cpu->code_breaks |= is_code(cpu->dr[7], i);
 }
 
 u32 debug_code(const struct cpu *cpu, u32 lin)
@@ -75,17 +80,30 @@ bool debug_page(const struct cpu *cpu, u32 lin)
     return false;
 }
 
+static bool covers(const struct cpu *cpu, unsigned i, u32 address, u32 size)
+{
+    u32 mask = length_mask(cpu->dr[7], i), start = cpu->dr[i] & ~mask;
+    return address - start <= mask || start - address < size;
+}
+
 void debug_data(struct cpu *cpu, u32 lin, u32 size, bool write)
 {
     u32 dr7 = cpu->dr[7];
     if (likely(!(dr7 & DR7_ENABLES)))
         return;
-    for (unsigned i = 0; i < 4; i++) {
-        u32 mask = length_mask(dr7, i), start = cpu->dr[i] & ~mask;
-        bool overlaps = lin - start <= mask || start - lin < size;
-        if (is_data(dr7, i) && overlaps && (write || kind(dr7, i) == BREAK_READ_WRITE))
+    for (unsigned i = 0; i < 4; i++)
+        if (is_data(dr7, i) && covers(cpu, i, lin, size) && (write || kind(dr7, i) == BREAK_READ_WRITE))
             cpu->db_pending |= 1u << i;
-    }
     /* The block is left behind this instruction, and the run loop raises the trap. */
+    cpu->code_changed |= cpu->db_pending != 0;
+}
+
+void debug_io(struct cpu *cpu, u16 port, u32 size)
+{
+    if (likely(!(cpu->dr[7] & DR7_ENABLES)) || !(cpu->cr4 & CR4_DE))
+        return;
+    for (unsigned i = 0; i < 4; i++)
+        if (enabled(cpu->dr[7], i) && kind(cpu->dr[7], i) == BREAK_IO && covers(cpu, i, port, size))
+            cpu->db_pending |= 1u << i;
     cpu->code_changed |= cpu->db_pending != 0;
 }

@@ -1,5 +1,6 @@
 /* io.c: ports, and who may use them. */
 #include "callout.h"
+#include "debug.h"
 #include "gate.h"
 #include "machine.h"
 
@@ -49,6 +50,8 @@ int io_read(struct cpu *cpu, u16 port, unsigned size, u32 *ret)
         return STATUS_FAULT;
     *ret = 0;
     memcpy(ret, bytes, size);
+    debug_io(cpu, port, size);
+    watch_access(cpu, WATCH_IN, port, size, *ret);
     return STATUS_NEXT;
 }
 
@@ -56,9 +59,15 @@ int io_write(struct cpu *cpu, u16 port, unsigned size, u32 value)
 {
     struct machine *m = cpu->machine;
     int status = io_check(cpu, port, size);
-    if (status != STATUS_NEXT || !device_touches(&m->space[DEVICE_PORT], port, port + size - 1))
+    if (status != STATUS_NEXT)
         return status;
-    return device_transfer(m, DEVICE_PORT, port, size, (u8 *)&value, true) ? STATUS_NEXT : STATUS_FAULT;
+    value &= 0xFFFFFFFFu >> (32 - 8 * size);
+    if (device_touches(&m->space[DEVICE_PORT], port, port + size - 1) &&
+        !device_transfer(m, DEVICE_PORT, port, size, (u8 *)&value, true))
+        return STATUS_FAULT;
+    debug_io(cpu, port, size);
+    watch_access(cpu, WATCH_OUT, port, size, value);
+    return STATUS_NEXT;
 }
 
 static u16 port_of(const struct cpu *cpu, const struct op *op)

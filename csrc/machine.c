@@ -75,6 +75,7 @@ void machine_destroy(machine *m)
     arena_deinit(&m->arena);
     memory_deinit(&m->mem);
     cpu_destroy(m->cpu);
+    watches_deinit(&m->watches);
     for (unsigned i = 0; i < DEVICE_KINDS; i++)
         free(m->space[i].devices);
     free(m);
@@ -140,8 +141,10 @@ static int after_execute(struct machine *m, u32 step)
     cpu->db_pending = 0;
     switch (cpu->leave) {
     case LEAVE_FAULT:
+        m->watches.pending = 0;     /* what did not retire did nothing */
         return deliver_fault(m);
     case LEAVE_STOP:
+        m->watches.pending = 0;
         return STATUS_STOP;
     default:
         return unlikely(bits) ? debug_trap(m, bits) : STATUS_JUMP;
@@ -280,6 +283,11 @@ static enum stop_reason run(struct machine *m, u64 end)
     for (u32 turns = 0;; turns++) {
         int status;
         settle(cpu);
+        if (unlikely(m->watches.pending)) {
+            enum stop_reason reason = watch_tell(m);
+            if (reason != STOP_NONE)
+                return reason;
+        }
         if (unlikely(turns >= RUN_SLICE))
             return STOP_NONE;
         if (m->kernel && kernel_serves(m, cpu->seg[CS].base + cpu->eip)) {
@@ -309,10 +317,14 @@ static enum stop_reason run(struct machine *m, u64 end)
                     return STOP_HALT;
                 continue;
             } else {
-                u32 breaks = cpu->code_breaks ? debug_code(cpu, cpu->seg[CS].base + cpu->eip) : 0;
+                u32 lin = cpu->seg[CS].base + cpu->eip;
+                u32 breaks = cpu->code_breaks ? debug_code(cpu, lin) : 0;
+                bool watched = cpu->code_breaks && watch_code(m, lin), told = cpu->eflags & EFLAGS_RF;
+                if (unlikely(watched) && !told && watch_execution(m, lin))
+                    continue;
                 u64 left = instructions_left(m, end);
                 bool one = (cpu->eflags & EFLAGS_TF) || cpu->step_over || cpu->shadow || at_until || breaks ||
-                           left <= BLOCK_MAX_INSNS;
+                           watched || left <= BLOCK_MAX_INSNS;
                 if (breaks && !(cpu->eflags & EFLAGS_RF) && cpu->shadow != 2)
                     status = debug_trap(m, breaks);
                 else

@@ -11,6 +11,7 @@
 #include "device.h"
 #include "frame.h"
 #include "memory.h"
+#include "watch.h"
 
 struct kprobes;
 struct kernel;
@@ -42,6 +43,7 @@ struct machine {
     u64 timer_next;             /* icount of the next tick */
     struct stop_info stop;      /* why the last run ended */
     struct device_space space[DEVICE_KINDS];
+    struct watches watches;
     struct device_access access; /* that of the device whose handler runs */
     u64 trap_claimed[4];        /* bitmap of vectors offered to Python */
 };

@@ -100,8 +100,9 @@ static bool locate(struct cpu *cpu, u32 lin, unsigned access, u32 *ret)
     struct page *page = is_device(cpu, t.phys) ? NULL : ram_at(cpu, t.phys);
     if (!page || (access & ACCESS_WRITE && !memory_own(cpu->machine, page)))
         return true;
-    if (!debug_page(cpu, lin))
-        tlb_fill(tlb_slot(cpu, lin, access), lin, page, t.writable);
+    u32 watched = watch_page(cpu->machine, lin);
+    if (!debug_page(cpu, lin) && !(watched & WATCH_READ))
+        tlb_fill(tlb_slot(cpu, lin, access), lin, page, t.writable && !(watched & WATCH_WRITE));
     return true;
 }
 
@@ -150,6 +151,7 @@ static COLD bool read_slow(struct cpu *cpu, u32 lin, unsigned size, unsigned acc
         return false;
     *ret = 0;
     memcpy(ret, buf, size);
+    watch_access(cpu, WATCH_READ, lin, size, *ret);
     return true;
 }
 
@@ -162,8 +164,11 @@ static COLD bool write_slow(struct cpu *cpu, u32 lin, u32 value, unsigned size, 
         return false;
     if (!(access & ACCESS_SYSTEM))
         debug_data(cpu, lin, size, true);
-    return part_write(cpu, phys[0], first, bytes) &&
-           (first == size || part_write(cpu, phys[1], size - first, bytes + first));
+    if (!part_write(cpu, phys[0], first, bytes) ||
+        (first < size && !part_write(cpu, phys[1], size - first, bytes + first)))
+        return false;
+    watch_access(cpu, WATCH_WRITE, lin, size, value);
+    return true;
 }
 
 static u32 host_read(const u8 *host, unsigned size)

@@ -104,6 +104,8 @@ static bool set_other(struct cpu *cpu, int id, u32 value)
         cpu->eip = value;
         cpu->halted = false;    /* somebody who sets eip wants to run from there */
         kprobe_forget_resume(cpu->machine);
+        if (!cpu->machine->depth)
+            cpu->machine->watches.passed = false;
         return true;
     case REG_EFLAGS: return set_eflags(cpu, value);
     case REG_CR0: return set_cr0(cpu, value);

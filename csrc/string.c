@@ -371,6 +371,7 @@ static int repeat(struct cpu *cpu, const struct op *op, const struct kind *kind)
     }
     cpu->budget -= done;
     cpu->fl = before;
+    cpu->eflags |= EFLAGS_RF;   /* an iteration but the first meets no code breakpoint (SDM vol. 3, 17.3.1.1) */
     return STATUS_REPEAT;
 }
 

@@ -209,10 +209,14 @@ int insn_mov_cr_r(struct cpu *cpu, const struct op *op)
     return write_control(cpu, op, op->sub, reg_read(cpu, op->rm, 4));
 }
 
-/* SDM vol. 3, 17.2.2 and 17.2.4: without CR4.DE, which this processor lacks, DR4 and DR5 are DR6 and DR7; with
- * DR7.GD any access is #DB. */
-static bool debug_allowed(struct cpu *cpu)
+/* SDM vol. 3, 17.2.2 and 17.2.4: DR4 and DR5 are DR6 and DR7, and with CR4.DE undefined; with DR7.GD any access is
+ * #DB. */
+static bool debug_allowed(struct cpu *cpu, const struct op *op)
 {
+    if (cpu->cr4 & CR4_DE && (op->sub == 4 || op->sub == 5)) {
+        cpu_fault(cpu, T_ILLOP);
+        return false;
+    }
     if (!privileged(cpu))
         return false;
     if (!(cpu->dr[7] & DR7_GD))
@@ -229,7 +233,7 @@ static unsigned debug_number(const struct op *op)
 
 int insn_mov_r_dr(struct cpu *cpu, const struct op *op)
 {
-    if (!debug_allowed(cpu))
+    if (!debug_allowed(cpu, op))
         return STATUS_FAULT;
     reg_write(cpu, op->rm, 4, cpu->dr[debug_number(op)]);
     return STATUS_NEXT;
@@ -237,7 +241,7 @@ int insn_mov_r_dr(struct cpu *cpu, const struct op *op)
 
 int insn_mov_dr_r(struct cpu *cpu, const struct op *op)
 {
-    if (!debug_allowed(cpu))
+    if (!debug_allowed(cpu, op))
         return STATUS_FAULT;
     cpu_write_debug(cpu, debug_number(op), reg_read(cpu, op->rm, 4));
     return op_leave(cpu, op);
@@ -256,6 +260,7 @@ int insn_rdtsc(struct cpu *cpu, const struct op *op)
 
 /* SDM vol. 2, CPUID. Leaf 1 EDX: exactly the features that are implemented. */
 #define CPUID_FPU (1u << 0)
+#define CPUID_DE (1u << 2)
 #define CPUID_PSE (1u << 3)
 #define CPUID_TSC (1u << 4)
 #define CPUID_MSR (1u << 5)
@@ -265,8 +270,8 @@ int insn_rdtsc(struct cpu *cpu, const struct op *op)
 #define CPUID_PGE (1u << 13)
 #define CPUID_CMOV (1u << 15)
 #define CPUID_PAT (1u << 16)
-#define CPUID_FEATURES (CPUID_FPU | CPUID_PSE | CPUID_TSC | CPUID_MSR | CPUID_PAE | CPUID_CX8 | CPUID_SEP | CPUID_PGE | \
-                        CPUID_CMOV | CPUID_PAT)
+#define CPUID_FEATURES (CPUID_FPU | CPUID_DE | CPUID_PSE | CPUID_TSC | CPUID_MSR | CPUID_PAE | CPUID_CX8 | CPUID_SEP | \
+                        CPUID_PGE | CPUID_CMOV | CPUID_PAT)
 #define CPUID_EXTENDED 0x80000000u
 #define CPUID_ADDRESSES 0x80000008u     /* the last extended leaf */
 

@@ -13,9 +13,11 @@ from .registers import PtRegs
 from .segments import Segment
 from .stop import Stop, StopReason
 from .symbols import AmbiguousSymbol, Symbol, SymbolTable, UnknownSymbol
+from .watches import Access, Watch
 
 __version__ = "0.1.0"
 __all__ = [
+    "Access",
     "Action",
     "AmbiguousSymbol",
     "Count",
@@ -38,6 +40,7 @@ __all__ = [
     "Symbol",
     "SymbolTable",
     "UnknownSymbol",
+    "Watch",
     "parse_fetch",
     "parse_probe",
 ]

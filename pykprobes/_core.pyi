@@ -62,6 +62,14 @@ class DeviceAccess:
     write: int
     done: int
 
+class WatchEvent:
+    id: int
+    kind: int
+    address: int
+    size: int
+    value: int
+    eip: int
+
 class KernelLayout:
     gdt: int
     idt: int
@@ -135,6 +143,7 @@ class _Lib:
     CALLBACK_IMPORT: int
     CALLBACK_DEVICE: int
     CALLBACK_INTR: int
+    CALLBACK_WATCH: int
     CALLBACK_RAISED: int
     KPROBES_OFF: int
     KPROBES_2_5_26: int
@@ -187,6 +196,12 @@ class _Lib:
     def machine_claim(self, m: Machine, kind: int, first: int, last: int, id: int) -> int: ...
     def machine_release(self, m: Machine, kind: int, id: int) -> None: ...
     def machine_access(self, m: Machine) -> DeviceAccess: ...
+    def machine_watch(
+        self, m: Machine, first: int, last: int, kinds: int, id: int, python: int, action: Any
+    ) -> int: ...
+    def machine_watch_hits(self, m: Machine, id: int) -> int: ...
+    def machine_unwatch(self, m: Machine, id: int) -> None: ...
+    def machine_watch_event(self, m: Machine) -> WatchEvent: ...
     def machine_build(self) -> Any: ...
     def kprobe_register(self, m: Machine, addr: int, handlers: int, action: Any) -> int: ...
     def kprobe_unregister(self, m: Machine, id: int) -> int: ...

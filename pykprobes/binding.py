@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ._core import Action, FpuState, Frame, Machine, StopInfo
+    from .binding_actions import CoreAction
     from .devices import Device
     from .fetchargs import FetchArg
+    from .watches import Watch
 
     Bins = NDArray[numpy.uint64]
 
@@ -33,12 +35,13 @@ KPROBES = {None: lib.KPROBES_OFF, "2.5.26": lib.KPROBES_2_5_26, "fixed": lib.KPR
 KERNELS = {None: lib.KERNEL_NONE, "builtin": lib.KERNEL_BUILTIN}
 RIGHT_WRITE, RIGHT_USER = lib.MAP_WRITE, lib.MAP_USER
 NONE, UNTIL = lib.STOP_NONE, lib.STOP_UNTIL
-PRE, POST, FAULT, TRAP, IMPORT, DEVICE, INTR = (
+PRE, POST, FAULT, TRAP, IMPORT, DEVICE, INTR, WATCH = (
     lib.CALLBACK_PRE, lib.CALLBACK_POST, lib.CALLBACK_FAULT, lib.CALLBACK_TRAP, lib.CALLBACK_IMPORT,
-    lib.CALLBACK_DEVICE, lib.CALLBACK_INTR,
+    lib.CALLBACK_DEVICE, lib.CALLBACK_INTR, lib.CALLBACK_WATCH,
 )  # fmt: skip
 KIND_NAMES = {
     PRE: "pre", POST: "post", FAULT: "fault", TRAP: "trap", IMPORT: "import", DEVICE: "device", INTR: "intr",
+    WATCH: "watch",
 }  # fmt: skip
 SCRATCH = 4096
 
@@ -104,6 +107,7 @@ class Core(Dispatch):
         self.serve: dict[int, Callable[[int, int], int]] = {
             POST: self.serve_post, FAULT: self.serve_fault, TRAP: self.serve_trap, IMPORT: self._import,
             DEVICE: self.serve_device, INTR: self.serve_intr,
+            WATCH: self.serve_watch,
         }  # fmt: skip
         self.layout = self._layout()
 
@@ -226,6 +230,28 @@ class Core(Dispatch):
     def release(self, kind: int, number: int) -> None:
         lib.machine_release(self.handle, kind, number)
         del self.devices[number]
+
+    def watch(self, address: int, length: int, kinds: int, watch: Watch, action: CoreAction | None) -> int:
+        """Put a watch in place; its number."""
+        number = next(self._device_numbers)
+        wanted = watch.handler is not None
+        chain = ffi.NULL if action is None else action.c
+        if lib.machine_watch(self.handle, address, address + length - 1, kinds, number, wanted, chain):
+            raise MemoryError(f"no memory is left for {watch!r}")
+        self.watches[number] = watch
+        return number
+
+    def unwatch(self, number: int) -> None:
+        lib.machine_unwatch(self.handle, number)
+        del self.watches[number]
+
+    def watch_hits(self, number: int) -> int:
+        return lib.machine_watch_hits(self._m, number)
+
+    def watch_event(self) -> tuple[int, int, int, int, int]:
+        """Kind, address, size, value and eip of what the running handler is told."""
+        event = lib.machine_watch_event(self._m)
+        return event.kind, event.address, event.size, event.value, event.eip
 
     # Registers and memory
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ._core import DeviceAccess
     from .devices import Device
     from .registers import PtRegs
+    from .watches import Watch
 
 Handler = Callable[..., Any]
 RAISED = -1  # CALLBACK_RAISED: end the run
@@ -31,6 +32,7 @@ class Dispatch:
         self.traps: dict[int, Callable[[PtRegs], Any]] = {}
         self.imports: list[Callable[[], int]] = []
         self.devices: dict[int, Device] = {}
+        self.watches: dict[int, Watch] = {}
         self.intr_level = False
         self.controller: Callable[[], int | None] | None = None
 
@@ -67,6 +69,8 @@ class Dispatch:
             exception.add_note(f"in the handler of vector {index:#x}")
         elif kind == "device" and index in self.devices:
             exception.add_note(f"in {self.devices[index]!r}")
+        elif kind == "watch" and index in self.watches:
+            exception.add_note(f"in the handler of {self.watches[index]!r}")
         elif kind == "intr":
             exception.add_note("in the interrupt controller")
         self.exception = exception
@@ -101,6 +105,11 @@ class Dispatch:
             access.done = 0
             raise
         access.value, access.done = value, 1
+        return 0
+
+    def serve_watch(self, index: int, arg: int) -> int:
+        """A watch's handler."""
+        self.watches[index].told()
         return 0
 
     def serve_intr(self, index: int, arg: int) -> int:

@@ -22,6 +22,8 @@ from .regions import AddressSpace, parse_rights
 from .registers import PtRegs, Registers, word
 from .stop import Stop, StopReason
 from .symbols import Symbol, SymbolTable
+from .watches import Handler as WatchHandler
+from .watches import Watch, unwatch, watch
 
 if TYPE_CHECKING:
     from .fetchargs import FetchArg
@@ -244,6 +246,33 @@ class Machine(Board):
         What it returns goes to eax, None as 0. Bind before the load to hide a function that a loaded image has.
         """
         self.imports.bind(name, function, args)
+
+    def watch(self, where: int | str, length: int, kind: str, what: WatchHandler | Action | Sequence[Action]) -> Watch:
+        """Watch linear addresses for writes "w", reads and writes "rw", execution "x", or ports "io".
+
+        ``what`` is a ``handler(watch, regs, access)`` or an action, or a list of actions. It runs behind the
+        instruction (of string instructions: behind each element), for each access of it that touches the range, with
+        the registers `m.regs` as they are then; for "x" before the instruction that begins in the range, once, also
+        if it is a repeated one. What an instruction did before it faulted does not count. An exception of a handler
+        comes out of run behind the instruction, and the accesses not yet told come first in the next run. The
+        guest's debug registers are not used, and pages that nobody watches are as fast as ever.
+
+        >>> from pykprobes import Count
+        >>> with Machine() as m:
+        ...     image = m.load(b"\\x89\\x07\\xf4", at=0x10000)       # mov [edi], eax; hlt
+        ...     m.regs.eip, m.regs.edi, m.regs.eax = 0x10000, 0x20000, 5
+        ...     watch = m.watch(0x20002, 1, "w", lambda watch, regs, access: print(access))
+        ...     stop = m.run()
+        ...     watch
+        Access(kind='w', address=131072, size=4, value=5, eip=65536)
+        <Watch w of 1 bytes at 0x20002, 1 hits>
+        """
+        self._core.handle  # noqa: B018 - a closed machine is reported first
+        return watch(self, Watch(self, where, length, kind, what))
+
+    def unwatch(self, watch: Watch) -> None:
+        """End a watch; its counters stay readable."""
+        unwatch(self, watch)
 
     # Probes
 

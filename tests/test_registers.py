@@ -49,7 +49,7 @@ def test_selectors_of_the_wrong_kind(g: Guest, name: str, selector: int) -> None
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("cr0", 0x80000000), ("cr0", 0xA0000001), ("cr4", 0x8), ("cr4", 0xFFFFFFFF), ("eflags", 0x8000),
+        ("cr0", 0x80000000), ("cr0", 0xA0000001), ("cr4", 0x1), ("cr4", 0xFFFFFFFF), ("eflags", 0x8000),
         ("eflags", 1 << 22),
         ("gdtr_limit", 0x10000), ("idtr_limit", 0xFFFFFFFF), ("cpl", 3), ("eax", 1 << 32), ("eip", -(1 << 31) - 1),
     ],

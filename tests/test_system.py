@@ -44,9 +44,9 @@ def test_undefined_bits_of_cr0_do_not_stick(g: Guest) -> None:
 
 @pytest.mark.parametrize("bit", range(32))
 def test_reserved_bits_of_cr4(g: Guest, bit: int) -> None:
-    """TSD, PSE, PAE, PGE and PCE; PAE finds no pointers here (see test_pae.py)."""
+    """TSD, DE, PSE, PAE, PGE and PCE; PAE finds no pointers here (see test_pae.py)."""
     parts = (mov("eax", 1 << bit), to_control(4))
-    if bit in (2, 4, 7, 8):
+    if bit in (2, 3, 4, 7, 8):
         g.passes(*parts, from_control(4, "ecx"))
         assert g.m.regs.ecx == 1 << bit
     else:
@@ -213,7 +213,7 @@ def test_cpuid(g: Guest) -> None:
             assert name == (expected or "").replace(" ", "").encode()
         elif leaf == 1:
             assert regs.eax >> 8 & 0xF == 6
-            features = (0, 3, 4, 5, 6, 8, 11, 13, 15, 16)  # FPU PSE TSC MSR PAE CX8 SEP PGE CMOV PAT
+            features = (0, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16)  # FPU DE PSE TSC MSR PAE CX8 SEP PGE CMOV PAT
             assert regs.edx == sum(1 << n for n in features)
             assert (regs.ebx, regs.ecx) == (0, 0)
         else:
