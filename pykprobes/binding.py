@@ -1,4 +1,4 @@
-"""The only module that touches the compiled one: a `Core` per machine, and the way back from C to Python.
+"""The compiled module is touched here and in binding_actions: a `Core` per machine, and the way back from C to Python.
 
 C calls Python through one function with the machine's tag, what happened and a number. Handlers stand in lists
 by that number, so a hit costs a call, two look-ups and the handler.
