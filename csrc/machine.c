@@ -288,7 +288,7 @@ static enum stop_reason run(struct machine *m, u64 end)
             if (reason != STOP_NONE)
                 return reason;
         }
-        if (unlikely(turns >= RUN_SLICE))
+        if (unlikely(turns >= RUN_TURNS))
             return STOP_NONE;
         if (m->kernel && kernel_serves(m, cpu->seg[CS].base + cpu->eip)) {
             forget_exit(cpu);

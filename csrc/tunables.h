@@ -19,7 +19,7 @@
 #define CROSS_LINKS_MAX 4096               /* links between pages remembered until a TLB flush */
 #define INSN_MAX 15                        /* longest instruction, SDM vol. 2, 2.3.11 */
 
-#define RUN_SLICE 1000000                  /* instructions between two looks at Ctrl-C */
+#define RUN_TURNS 20000                    /* turns of the run loop (blocks, traps) between two looks at Ctrl-C */
 #define CALL_DEPTH_MAX 32                  /* runs inside handlers inside runs ... */
 
 #define KPROBE_HASH_BITS 6                 /* the patch's table: 64 list heads */
