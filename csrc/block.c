@@ -291,8 +291,11 @@ static struct block *out_of_memory(struct cpu *cpu)
     return NULL;
 }
 
-static struct block *fetch_fault(struct cpu *cpu)
+/* The byte at eip is in a page that faults, but a limit is looked at before pages are. */
+static struct block *fetch_fault(struct cpu *cpu, u32 eip)
 {
+    if (eip > cpu->seg[CS].limit)
+        cpu_fault_code(cpu, T_GPFLT, 0);
     cpu->leave = LEAVE_FAULT;
     return NULL;
 }
@@ -383,7 +386,7 @@ static struct block *block_decode(struct cpu *cpu, u32 mode, const struct fetch_
             if (t.count)
                 break;
             if (!fetch_join(cpu, &w, lin, at))
-                return fetch_fault(cpu);
+                return fetch_fault(cpu, cpu->eip + w.n);
             crosses = true;
             status = decode(w.joined, w.n - at + INSN_MAX, mode & MODE_CODE32, &in);
         }
@@ -391,7 +394,7 @@ static struct block *block_decode(struct cpu *cpu, u32 mode, const struct fetch_
             if (t.count)
                 break;
             cpu_fault_code(cpu, T_GPFLT, 0);
-            return fetch_fault(cpu);
+            return fetch_fault(cpu, t.eip);
         }
         if (page)
             note_conflict(page, offset + probed, (crosses ? w.n - at : in.len) - probed);
@@ -435,7 +438,7 @@ static struct block *find(struct cpu *cpu, u32 mode)
     if (cpu->machine->arena.total > ARENA_MAX && cpu->machine->depth <= 1)
         code_flush(cpu->machine);
     if (!fetch_translate(cpu, lin, &at))
-        return fetch_fault(cpu);
+        return fetch_fault(cpu, cpu->eip);
     for (struct block *b = cpu->blocks[hash_phys(at.phys | (lin & PAGE_MASK))]; b; b = b->hash_next)
         if (block_matches(cpu, b, &at, mode))
             return b;

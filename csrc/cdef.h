@@ -82,6 +82,8 @@ uint64_t machine_icount(machine *m);
 int machine_interrupt(machine *m, uint8_t vector);
 /* The INTR pin's level, and whether CALLBACK_INTR gives vectors for it. */
 void machine_set_intr(machine *m, int level, int served);
+/* A non-maskable interrupt; one is kept while an NMI's handler runs, more are lost. */
+void machine_nmi(machine *m);
 /* A tick of vector every period instructions; period 0: off. */
 void machine_set_timer(machine *m, uint8_t vector, uint64_t period);
 /* A nested run keeps the interrupted one's whole CPU state: begin, set registers, run, end. -1: too deep. */

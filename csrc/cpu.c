@@ -79,6 +79,7 @@ void cpu_reset(struct cpu *cpu)
     cpu->code_breaks = false;
     cpu->shadow = 0;
     cpu->halted = false;
+    cpu->nmi_blocked = false;
     cpu->leave = LEAVE_LOOKUP;
     mode_update(cpu);
     tlb_flush(cpu);

@@ -139,6 +139,7 @@ struct cpu {
     bool one;                   /* executing a MODE_ONE block */
     bool code_changed;          /* a store changed decoded code: leave the block after this instruction */
     bool halted;                /* in HLT */
+    bool nmi_blocked;           /* from an NMI's delivery to the next IRET */
     bool code_breaks;           /* DR7 enables a code breakpoint: the run loop looks before each block */
     struct fault fault;
     u32 db_pending;             /* DR6 bits of data breakpoints hit by the current instruction */

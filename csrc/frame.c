@@ -258,6 +258,7 @@ int frame_restore_all(struct machine *m, struct live_frame *lf)
     const struct kernel *k = m->kernel;
 
     commit(cpu, lf);
+    cpu->nmi_blocked = false;
     if (likely(regs->cs == k->code.selector && !(regs->eflags & EFLAGS_VM) && same_segment(&cpu->seg[CS], &k->code) &&
                regs->ds == k->data.selector && regs->es == k->data.selector && cpu->seg[SS].attr & SEG_DB)) {
         return_within(cpu, regs, lf->esp);

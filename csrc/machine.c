@@ -213,6 +213,21 @@ static int take_interrupt(struct machine *m)
     return status;
 }
 
+/* SDM vol. 3, 6.7.1: no other NMI before an IRET. A load of SS holds NMIs back too (6.8.3); so does STI here. */
+static bool nmi_ready(const struct machine *m)
+{
+    return m->nmi && !m->cpu->nmi_blocked && !m->cpu->shadow;
+}
+
+static int take_nmi(struct machine *m)
+{
+    m->nmi = false;
+    m->cpu->nmi_blocked = true;
+    m->cpu->halted = false;
+    forget_exit(m->cpu);
+    return trap_interrupt(m->cpu, T_NMI);
+}
+
 /* In HLT: time passes at once up to the next tick that can wake the CPU. False: nothing ever will. */
 static bool skip_to_tick(struct machine *m)
 {
@@ -310,6 +325,8 @@ static enum stop_reason run(struct machine *m, u64 end)
             timer_tick(m);
             if (unlikely(cpu->db_pending) && cpu->shadow != 2) {
                 status = pending_debug_trap(m);
+            } else if (unlikely(nmi_ready(m))) {
+                status = take_nmi(m);
             } else if (interrupt_ready(m)) {
                 status = take_interrupt(m);
             } else if (unlikely(cpu->halted)) {
@@ -408,6 +425,11 @@ void machine_set_intr(machine *m, int level, int served)
     m->intr = level;
     m->intr_served = served;
     m->cpu->code_changed = true;
+}
+
+void machine_nmi(machine *m)
+{
+    m->nmi = true;
 }
 
 void machine_set_timer(machine *m, uint8_t vector, uint64_t period)

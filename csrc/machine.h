@@ -38,6 +38,7 @@ struct machine {
     bool intr;                  /* level of INTR */
     bool intr_served;           /* somebody gives vectors for it */
     bool stop_soon;             /* a handler asked for it: stop before the next instruction */
+    bool nmi;                   /* an NMI is pending */
     u8 timer_vector;
     u64 timer_period;           /* instructions; 0: off */
     u64 timer_next;             /* icount of the next tick */

@@ -338,6 +338,7 @@ static int return_v86(struct cpu *cpu)
 int trap_return(struct cpu *cpu, unsigned size)
 {
     u32 words[3];
+    cpu->nmi_blocked = false;   /* even if it faults (SDM vol. 3, 25.3) */
     if (!protected_mode(cpu))
         return return_paragraph(cpu, size);
     if (!peek(cpu, 0, size, words, 3))
@@ -356,6 +357,7 @@ int trap_return(struct cpu *cpu, unsigned size)
 int insn_iret(struct cpu *cpu, const struct op *op)
 {
     if (protected_mode(cpu) && (cpu->eflags & EFLAGS_NT)) {
+        cpu->nmi_blocked = false;
         struct task_switch ts = {.eip = op->eip + op->len, .eflags = cpu_eflags(cpu)};
         return finish_switch(cpu, task_return(cpu, &ts), &ts);
     }

@@ -210,6 +210,9 @@ class Core(Dispatch):
     def interrupt(self, vector: int) -> bool:
         return lib.machine_interrupt(self.handle, vector) == 0
 
+    def nmi(self) -> None:
+        lib.machine_nmi(self.handle)
+
     def timer(self, vector: int, period: int) -> None:
         lib.machine_set_timer(self.handle, vector, period)
 

@@ -60,6 +60,10 @@ class Board:
         """
         return self._core.interrupt(vector_number(vector))
 
+    def nmi(self) -> None:
+        """Ask for a non-maskable interrupt: vector 2, whatever IF is, but not before the IRET of the last one."""
+        self._core.nmi()
+
     @property
     def intr(self) -> Controller | None:
         """The interrupt controller: called without arguments when the CPU takes INTR, it gives the vector.

@@ -607,3 +607,30 @@ def test_tasks_that_call_each_other_until_none_is_free(g: Guest) -> None:
     g.run(far_call(SPARE))
     frame = g.frame(True)
     assert (frame.vector, frame.error, frame.eip) == (PROTECTION, TSS_SELECTOR, TASK2)
+
+
+@pytest.mark.parametrize("row", range(len(LATE)))
+def test_late_checks_in_ring_3(g: Guest, row: int) -> None:
+    """The CPL of the new CS counts even if that could not be loaded: the handler gets the new TSS's stack of ring 0."""
+    fields, vector, error, access = LATE[row]
+    if "cs" in fields or fields.get("ss") == K_DS | 1:
+        return
+    for selector, byte in access.items():
+        g.descriptor(selector, LDT, 0xFFFFF, byte)
+    write_task(g, **({"cs": U_CS, "ss": U_DS, "ds": U_DS, "es": U_DS, "gs": U_DS} | fields))
+    g.m.memory.write(TSS2 + 4, imm(STACKS[0] - 0x100) + imm(K_DS))
+    if fields.get("ss") == R1_DS & ~3:
+        error = R1_DS & ~3
+    g.run(far_jmp(SPARE))
+    frame = g.frame(True)
+    assert (frame.vector, frame.error, frame.eip, frame.esp) == (vector, error, TASK2, STACK2)
+    assert (frame.cs, frame.ss, frame.at) == (U_CS, fields.get("ss", U_DS), STACKS[0] - 0x100 - 24)
+
+
+@pytest.mark.parametrize("dpl", [0, 2, 3])
+def test_a_conforming_code_segment(g: Guest, dpl: int) -> None:
+    """Its DPL may not be above the RPL (SDM vol. 3, table 6-6)."""
+    g.descriptor(SPARE3, 0, 0xFFFFF, CODE_CONFORMING | dpl << 5)
+    write_task(g, cs=SPARE3 | 3, ss=U_DS, ds=U_DS, es=U_DS, gs=0)
+    g.run(far_jmp(SPARE), limit=2)
+    assert (g.m.regs.eip, g.m.regs.cs, g.m.regs.cpl) == (TASK2 + 1, SPARE3 | 3, 3)
