@@ -430,6 +430,7 @@ void machine_set_intr(machine *m, int level, int served)
 void machine_nmi(machine *m)
 {
     m->nmi = true;
+    m->cpu->code_changed = true;
 }
 
 void machine_set_timer(machine *m, uint8_t vector, uint64_t period)

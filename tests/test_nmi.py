@@ -150,3 +150,13 @@ def test_it_is_delivered_in_virtual_8086_mode(g: Guest) -> None:
     words = [g.m.memory.u32(g.m.regs.esp + 4 * n) for n in range(9)]
     assert words == [1, 0x900, FIXED | VM, 0x100, 0x3000, 4, 3, 2, 1]
     assert (g.m.regs.eip, g.m.regs.ds, g.m.regs.gs) == (BODY + 1, 0, 0)
+
+
+def test_a_device_that_asks_for_it_interrupts_behind_its_instruction(g: Guest) -> None:
+    g.m.on_port(range(0x70, 0x71), write=lambda port, size, value: g.m.nmi())
+    g.put(NOP, b"\xe6\x70", b"\x41" * 5)
+    g.m.regs.eip = CODE
+    step(g, 3)
+    assert (g.m.regs.eip, g.m.regs.ecx, g.m.memory.u32(g.m.regs.esp)) == (BODY + 1, 0, CODE + 3)
+    step(g, 7)
+    assert g.m.regs.ecx == 5
