@@ -240,7 +240,30 @@ def v86() -> list[bytes]:
     return out
 
 
-GROUPS = (segment_loads, inspections, gates, far_transfers, flags, steps, pages, system_code, tasks, v86)
+NARROW_CODE = [
+    b"\x50\x51", b"\x60", b"\x66\x60", b"\x60\x61", b"\xc8\x10\x00\x02", b"\xc8\x10\x00\x00\xc9",
+    b"\x66\xc8\x08\x00\x01", b"\x9c\x58", b"\x66\x9c\x66\x58", b"\x68\xd7\x0e" + POPF + PUSHF + b"\x58",
+    b"\x1e\x07", b"\x66\x1e\x66\x07", b"\x0e\x58", b"\xb8\x34\x12\x98\x99",
+    b"\x66\xb8\x34\x92\x00\x00\x66\x98", b"\xbb\xff\xff\x43", b"\xbb\xff\xff\x66\x43", b"\x8c\xd1",
+    b"\xb9\x00\x01\xf7\xe1", b"\xbd\x80\x00\x8d\x46\x02", b"\xbe\x00\x80\x8d\x40\x90",
+    b"\xbb\x02\x00\xbe\xff\xff\x8d\x00", b"\x16\x17\x43", b"\x66\x6a\xff\x58\x5b", b"\x6a\xff\x66\x58",
+    b"\xbc\x00\x01\x66\x50", UD2, INT3, interrupt(0x41), b"\x68\x50\x00\x68\x10\x00\x58\x59", b"\x0f\x01\xe1",
+    b"\x0f\x02\xc9", b"\x63\xc9", b"\x31\xd2\xf7\xf2",
+]  # fmt: skip
+
+
+def narrow() -> list[bytes]:
+    """16-bit protected mode: operand, address and stack sizes (SDM vol. 1, 3.6 and 6.2.3)."""
+    stack = define(SPARE2, descriptor(0x20000, 0xFFFF, DATA_RW, 0)) + set_sreg("ss", SPARE2) + mov("esp", 0x7FF0)
+    out = []
+    for setup in (b"", stack):
+        rest = push(CODE16) + b"\x50" + RETF
+        enter = setup + b"\xe8" + imm(0) + b"\x58\x83\xc0" + imm(4 + len(rest), 1) + rest  # eax: behind it
+        out += [enter + code for code in NARROW_CODE]
+    return out
+
+
+GROUPS = (segment_loads, inspections, gates, far_transfers, flags, steps, pages, system_code, tasks, v86, narrow)
 ALL = {f.__name__: f() for f in GROUPS}
 IMAGES = list(ALL)[:8], list(ALL)[8:]  # all of them do not fit into one
 
