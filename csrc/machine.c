@@ -221,11 +221,16 @@ static bool nmi_ready(const struct machine *m)
 
 static int take_nmi(struct machine *m)
 {
-    m->nmi = false;
-    m->cpu->nmi_blocked = true;
-    m->cpu->halted = false;
+    bool halted = m->cpu->halted;
     forget_exit(m->cpu);
-    return trap_interrupt(m->cpu, T_NMI);
+    m->cpu->halted = false;
+    int status = trap_interrupt(m->cpu, T_NMI);
+    bool failed = status == STATUS_STOP && m->cpu->stop == STOP_PYTHON;    /* in a device: it has not happened */
+    if (failed)
+        m->cpu->halted = halted;
+    m->nmi = failed;
+    m->cpu->nmi_blocked = !failed;
+    return status;
 }
 
 /* In HLT: time passes at once up to the next tick that can wake the CPU. False: nothing ever will. */

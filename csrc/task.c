@@ -139,14 +139,15 @@ static bool read_state(struct cpu *cpu, const struct segment *to, struct state *
 }
 
 /* Steps 6 to 12: what is written to memory, and the new task's state. A fault here means that the guest's tables lie
- * over each other or over its page tables; the old task's registers are as they were. */
+ * over each other, over its page tables or in a device; the old task's registers are as they were. The new TSS becomes
+ * busy last, so that the switch can be tried again. */
 static bool exchange(struct cpu *cpu, const struct task_switch *ts, const struct segment *to, struct state *ret)
 {
     const struct segment *from = &cpu->seg[TR];
     bool nests = ts->cause == TASK_CALL || ts->cause == TASK_EVENT;
-    return (nests || mark(cpu, from, false)) && save(cpu, ts) &&
+    return (nests || mark(cpu, from, false)) && save(cpu, ts) && read_state(cpu, to, ret) &&
            (!nests || lin_write(cpu, to->base + TSS_LINK, from->selector, 2, ACCESS_SYSTEM)) &&
-           (ts->cause == TASK_RETURN || mark(cpu, to, true)) && read_state(cpu, to, ret);
+           (ts->cause == TASK_RETURN || mark(cpu, to, true));
 }
 
 /* --- behind it -------------------------------------------------------------------------------------------- */
