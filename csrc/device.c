@@ -102,14 +102,21 @@ static bool space_room(struct device_space *s)
 int machine_claim(machine *m, int kind, uint32_t first, uint32_t last, int id)
 {
     struct device_space *s = &m->space[kind];
+    bool mapped = kind == DEVICE_MEMORY && m->kernel;
     if (first > last || (kind == DEVICE_PORT && last > PORT_LAST) || device_search(s, first, last))
         return -1;
-    if (!space_room(s) || (kind == DEVICE_MEMORY && m->kernel && !kernel_map_device(m, first, last)))
+    if (mapped && kernel_owns_frames(m, first, last))
+        return -1;
+    if (!space_room(s))
         return -2;
     u32 i = lower_bound(s, first);
     memmove(&s->devices[i + 1], &s->devices[i], (s->count - i) * sizeof(*s->devices));
     s->devices[i] = (struct device){first, last, id};
     s->count++;
+    if (mapped && !kernel_map_device(m, first, last)) {     /* its page tables must not lie there themselves */
+        machine_release(m, kind, id);
+        return -2;
+    }
     if (kind == DEVICE_MEMORY)
         code_drop_frames(m, first >> PAGE_SHIFT, last >> PAGE_SHIFT);
     return 0;

@@ -48,6 +48,8 @@ u32 kernel_entry(const struct machine *m, unsigned vector);
 
 /* Map fresh RAM, rights as machine_map, only where nothing is mapped; results as machine_map. */
 int kernel_map(struct machine *m, u32 lin, u32 pages, int rights);
+/* Is there RAM in the physical addresses [first, last] other than the RAM from 0: page tables, mapped memory? */
+bool kernel_owns_frames(const struct machine *m, u32 first, u32 last);
 /* Map physical addresses [first, last] at their own linear ones where nothing is mapped. False: out of memory. */
 bool kernel_map_device(struct machine *m, u32 first, u32 last);
 /* Map RAM frames [0, pages) at their own addresses but for page 0. */

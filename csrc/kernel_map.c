@@ -15,7 +15,13 @@
 bool kernel_frame(struct machine *m, u32 *ret)
 {
     struct kernel *k = m->kernel;
+    const struct device_space *devices = &m->space[DEVICE_MEMORY];
 
+    /* Frames that a device hides are lost: it was claimed while they had no RAM. */
+    while (k->pool_used && device_in_page(devices, k->pool[k->pool_used - 1] << PAGE_SHIFT))
+        k->pool_used--;
+    while (!k->pool_used && device_in_page(devices, m->mem.top << PAGE_SHIFT))
+        m->mem.top++;
     *ret = k->pool_used ? k->pool[k->pool_used - 1] : m->mem.top;
     if (!memory_add(&m->mem, *ret, 1))
         return false;
@@ -144,6 +150,14 @@ bool kernel_map_ram(struct machine *m, u32 pages)
         phys_write(m, at, i << PAGE_SHIFT | entry_rights(MAP_WRITE | MAP_USER), 4);
     }
     return !m->mem.exhausted;
+}
+
+bool kernel_owns_frames(const struct machine *m, u32 first, u32 last)
+{
+    for (u32 frame = first >> PAGE_SHIFT; frame <= last >> PAGE_SHIFT; frame++)
+        if (frame >= m->config.memory_pages && memory_page(&m->mem, frame))
+            return true;
+    return false;
 }
 
 bool kernel_map_device(struct machine *m, u32 first, u32 last)

@@ -225,7 +225,10 @@ class Core(Dispatch):
     def claim(self, kind: int, where: range, device: Device) -> int:
         """Put a device in place; its number."""
         number = next(self._device_numbers)
-        if lib.machine_claim(self.handle, kind, where.start, where.stop - 1, number):
+        error = lib.machine_claim(self.handle, kind, where.start, where.stop - 1, number)
+        if error == -1:
+            raise ValueError(f"{device!r} would lie in memory of the built-in kernel side")
+        if error:
             raise MemoryError(f"no memory is left for {device!r}")
         self.devices[number] = device
         return number
@@ -237,8 +240,7 @@ class Core(Dispatch):
     def watch(self, address: int, length: int, kinds: int, watch: Watch, action: CoreAction | None) -> int:
         """Put a watch in place; its number."""
         number = next(self._device_numbers)
-        wanted = watch.handler is not None
-        chain = ffi.NULL if action is None else action.c
+        wanted, chain = watch.handler is not None, ffi.NULL if action is None else action.c
         if lib.machine_watch(self.handle, address, address + length - 1, kinds, number, wanted, chain):
             raise MemoryError(f"no memory is left for {watch!r}")
         self.watches[number] = watch

@@ -636,3 +636,29 @@ def test_a_failure_inside_a_call_inside_a_handler() -> None:
         fail[0] = False
         assert m.run(max_instructions=100).reason is StopReason.HALT
         assert m.regs.eax == 3
+
+
+def test_a_device_beside_the_built_in_kernel_sides_frames() -> None:
+    """Its page tables and mapped memory lie behind RAM: a device neither hides them nor is hidden by later ones."""
+    with Machine(memory=1 << 20) as m:
+        with pytest.raises(ValueError, match="built-in kernel side"):
+            m.on_mmio(range(1 << 20, (1 << 20) + 4), read=lambda address, size: 0)
+        top = next(at for at in range(1 << 20, 1 << 30, 4096) if not _refused(m, at))
+        m.map(0x50000000, 0x20000)
+        m.memory.fill(0x50000000, 0x20000, 0x5A)
+        m.load(bytes.fromhex("8b07 f4"), at=CODE)
+        m.regs.eip, m.regs.edi = CODE, top
+        assert m.run(max_instructions=10).reason is StopReason.HALT
+        assert m.regs.eax == 0x12345678
+        m.regs.eip, m.regs.edi = CODE, 0x5001F000
+        assert m.run(max_instructions=10).reason is StopReason.HALT
+        assert m.regs.eax == 0x5A5A5A5A
+
+
+def _refused(m: Machine, at: int) -> bool:
+    """Is a frame the kernel side's? If not, a device is there now."""
+    try:
+        m.on_mmio(range(at, at + 4096), read=lambda address, size: 0x12345678)
+    except ValueError:
+        return True
+    return False
