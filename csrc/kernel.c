@@ -159,7 +159,9 @@ bool kernel_create(struct machine *m)
     k->directory = frame << PAGE_SHIFT;
     if (!kernel_map_ram(m, m->config.memory_pages) || !map_window(m))
         return false;
-    /* TS is set as after a task switch: the first x87 instruction comes to math_state_restore. */
+    /* TS is set as after a task switch: the first x87 instruction comes to math_state_restore. What is there then is
+     * what init_fpu gives a task that had not used the x87. */
+    fpu_init(&m->cpu->fpu);
     m->cpu->cr3 = k->directory;
     m->cpu->cr0 = CR0_PG | CR0_WP | CR0_NE | CR0_ET | CR0_TS | CR0_MP | CR0_PE;
     tlb_flush(m->cpu);

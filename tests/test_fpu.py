@@ -220,6 +220,15 @@ def test_bad_registers() -> None:
             m.fpu.st[0] = "x"  # type: ignore[assignment]
 
 
+def test_the_built_in_kernel_gives_a_task_an_initialised_x87() -> None:
+    with Machine(memory=MEMORY) as m:
+        assert (m.fpu.control, m.fpu.status, m.fpu.tag) == (0x37F, 0, 0xFFFF)
+        m.memory.write(CODE, FLDPI)
+        m.regs.eip = CODE
+        m.run(until=CODE + 2, max_instructions=3)
+        assert m.fpu.st[0] == math.pi and not m.regs.cr0 & TS
+
+
 def test_calls_inside_handlers_keep_the_registers() -> None:
     with Machine(memory=MEMORY) as m:
         m.memory.write(CODE, FNINIT + FLDPI + NOP + NOP)
