@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from .binding import RIGHT_USER, RIGHT_WRITE
-from .elf import EXEC, MAGIC, PF_W, STB_WEAK, Elf, ElfSymbol, Relocation
+from .elf import EXEC, MAGIC, PF_W, Elf, ElfSymbol, Relocation
 from .memory import PAGE, TOP, address_range
 from .multiboot import find_header, load_multiboot
 from .symbols import Symbol, named_symbols
@@ -257,7 +257,7 @@ class _ElfLoader:
     def value(self, symbol: ElfSymbol) -> int:
         """The address that a symbol of a relocation has at run time."""
         if symbol.defined:
-            return symbol.value if symbol.section == 0xFFF1 else symbol.value + self.bias
+            return symbol.value if symbol.absolute else symbol.value + self.bias
         machine = self.machine
         if not symbol.name:
             return 0
@@ -265,7 +265,7 @@ class _ElfLoader:
             provided = machine.provided(symbol.name)
             if provided is not None:
                 return provided.address
-            if symbol.binding == STB_WEAK:
+            if symbol.binding == "STB_WEAK":
                 return 0
         if symbol.name not in self.imports:
             self.imports[symbol.name] = machine.imports.stub(symbol.name)

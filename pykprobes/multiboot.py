@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from .elf import MAGIC, PT_LOAD, Elf
+from .elf import MAGIC, Elf
 from .memory import PAGE, TOP
 from .segments import Segment
 from .symbols import Symbol, named_symbols
@@ -77,12 +77,9 @@ def _flat_pieces(data: bytes, header: Header, name: str) -> tuple[list[Piece], i
 
 def _elf_pieces(elf: Elf) -> tuple[list[Piece], int]:
     """An ELF kernel goes to its physical addresses; the entry, where it is virtual, is translated like its segment."""
-    pieces, entry = [], elf.entry
-    for kind, offset, vaddr, paddr, filesz, memsz, _, _ in elf.program_headers:
-        if kind == PT_LOAD and memsz:
-            pieces.append(Piece(paddr, bytes(elf.slice(offset, filesz, "segment")), memsz))
-            if vaddr <= elf.entry < vaddr + memsz:
-                entry = paddr + elf.entry - vaddr
+    pieces = [Piece(segment.physical, bytes(segment.data), segment.size) for segment in elf.segments]
+    segment = elf.segment_at(elf.entry)
+    entry = elf.entry if segment is None else segment.physical + elf.entry - segment.address
     return pieces, entry
 
 

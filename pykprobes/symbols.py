@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from .elf import NAMED_TYPES, SHN_LORESERVE, STB_LOCAL, Elf
+from .elf import NAMED_TYPES, Elf
 from .memory import TOP
 
 
@@ -222,10 +222,10 @@ def named_symbols(elf: Elf, bias: int) -> list[Symbol]:
     """What an ELF file's symbol tables name, `bias` added to the addresses."""
     found: dict[tuple[str, int], Symbol] = {}
     for symbol in elf.symbols():
-        if not symbol.name or not symbol.defined or symbol.section >= SHN_LORESERVE or symbol.type not in NAMED_TYPES:
+        if not symbol.name or not isinstance(symbol.section, int) or symbol.type not in NAMED_TYPES:
             continue
         address = symbol.value + bias & 0xFFFFFFFF
         size = min(symbol.size, TOP - address)
-        made = Symbol(symbol.name, address, size, elf.name, elf.is_code(symbol), symbol.binding != STB_LOCAL)
+        made = Symbol(symbol.name, address, size, elf.name, elf.is_code(symbol), symbol.binding != "STB_LOCAL")
         found.setdefault((symbol.name, address), made)
     return list(found.values())

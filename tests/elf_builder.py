@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 EXEC, DYN = 2, 3
 R, W, X = 4, 2, 1
-DT_STRTAB, DT_SYMTAB, DT_STRSZ, DT_REL, DT_RELSZ, DT_HASH = 5, 6, 10, 17, 18, 4
+DT_STRTAB, DT_SYMTAB, DT_STRSZ, DT_REL, DT_RELSZ, DT_RELENT, DT_HASH = 5, 6, 10, 17, 18, 19, 4
 HEADER, PROGRAM_HEADER = 52, 32
 
 
@@ -64,7 +64,7 @@ class ElfBuilder:
             if tag:
                 tags.append((tag, self.base + self.DATA_AT + len(data)))
             data += part
-        return data, [*tags, (DT_STRSZ, len(strings)), (DT_RELSZ, len(relocations))]
+        return data, [*tags, (DT_STRSZ, len(strings)), (DT_RELSZ, len(relocations)), (DT_RELENT, 8)]
 
     def build(self) -> bytes:
         data, tags = self.data()

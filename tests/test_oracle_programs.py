@@ -20,7 +20,6 @@ def engine():
 
 @pytest.mark.parametrize("source", PROGRAMS, ids=lambda path: path.stem)
 def test_program(engine, source):
-    pytest.importorskip("elftools")
     case = program_case(source)
     result = native.run([case])[0]
     assert result.outcome == UNTIL and result.icount > 100
@@ -31,7 +30,6 @@ def test_program(engine, source):
 @pytest.mark.parametrize("source", [p for p in PROGRAMS if p.stem != "control"], ids=lambda path: path.stem)
 def test_program_loaded_as_elf(source):
     """The same by Machine.load, in ring 0 (the one left out names a ring-3 selector)."""
-    pytest.importorskip("elftools")
     need_native()
     case = program_case(source)
     result = native.run([case])[0]

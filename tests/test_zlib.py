@@ -69,7 +69,6 @@ def _fetch() -> Path:
 
 @pytest.fixture(scope="module")
 def library():
-    pytest.importorskip("elftools")
     return _fetch()
 
 
