@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 MAGIC = b"\x7fELF"
 EXEC, DYN = "ET_EXEC", "ET_DYN"
@@ -114,6 +115,8 @@ class Elf:
         self.read_header()
         self.read_segments()
         self.check_segments()
+        with self.reading("section headers"):
+            self.executable = [bool(section["sh_flags"] & SHF_EXECINSTR) for section in self.file.iter_sections()]
         self.read_dynamic()
 
     def bad(self, what: str) -> ValueError:
@@ -164,7 +167,7 @@ class Elf:
         for segment in found:
             if segment["p_type"] == "PT_LOAD" and segment["p_memsz"]:
                 self.segments.append(self.segment(segment.header))
-            elif segment["p_type"] == "PT_DYNAMIC" and self.table is None:
+            elif isinstance(segment, DynamicSegment) and self.table is None:
                 self.slice(segment["p_offset"], segment["p_filesz"], "dynamic section")
                 self.table = segment
 
@@ -219,7 +222,7 @@ class Elf:
     def symbols(self) -> list[ElfSymbol]:
         """Named addresses of the file: the full table where there is one, and the dynamic one."""
         with self.reading("symbols"):
-            tables = self.file.iter_sections("SHT_SYMTAB")
+            tables = [table for table in self.file.iter_sections("SHT_SYMTAB") if isinstance(table, SymbolTableSection)]
             return [_symbol(found) for table in tables for found in table.iter_symbols()] + self.dynamic_symbols
 
     def is_code(self, symbol: ElfSymbol) -> bool:
@@ -228,8 +231,8 @@ class Elf:
             return True
         if symbol.type == "STT_OBJECT":
             return False
-        if isinstance(symbol.section, int) and symbol.section < self.file.num_sections():
-            return bool(self.file.get_section(symbol.section)["sh_flags"] & SHF_EXECINSTR)
+        if isinstance(symbol.section, int) and symbol.section < len(self.executable):
+            return self.executable[symbol.section]
         segment = self.segment_at(symbol.value)
         return segment is not None and bool(segment.flags & PF_X)
 
