@@ -94,7 +94,11 @@ class Imports:
             function, count = self._bound[name]
             raw = machine.memory.read(esp + 4, 4 * count)
             words = (int.from_bytes(raw[i : i + 4], "little") for i in range(0, 4 * count, 4))
-            value = function(machine, *words)
-            return 0 if value is None else index(value) & 0xFFFFFFFF
+            try:
+                value = function(machine, *words)
+                return 0 if value is None else index(value) & 0xFFFFFFFF
+            except BaseException as error:
+                error.add_note(f"in the function bound to {name}")
+                raise
 
         return serve

@@ -196,8 +196,9 @@ def test_import_that_raises_leaves_the_machine_usable() -> None:
         m.bind("f", fail)
         importing(m, "f")
         before = list(m.regs)
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError) as caught:
             m.call("go")
+        assert caught.value.__notes__ == ["in the function bound to f"]
         assert list(m.regs) == before
         m.bind("f", lambda machine: 5)
         assert m.call("go") == 5
