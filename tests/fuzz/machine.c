@@ -145,10 +145,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     int reason = machine_run(fast, LIMIT), each = STOP_NONE;
     u64 icount = machine_icount(fast);
     must(icount <= LIMIT);
-    while (each == STOP_NONE && machine_icount(slow) < LIMIT)
+    bool moving = reason != STOP_NONE || icount == LIMIT;   /* else traps follow each other and nothing retires */
+    while (moving && each == STOP_NONE && machine_icount(slow) < LIMIT)
         each = machine_run(slow, 1);
-    must(reason == each && icount == machine_icount(slow));
-    same(fast, slow);
+    if (moving) {
+        must(reason == each && icount == machine_icount(slow));
+        same(fast, slow);
+    }
     machine_destroy(fast);
     machine_destroy(slow);
     return 0;
