@@ -221,7 +221,8 @@ struct device_access {
     int32_t write;
     int32_t done;               /* the callback sets it when it has served: else the instruction was not executed */
 };
-/* 0, -1: overlaps another claim or frames of the built-in kernel side, -2: out of memory. With the built-in kernel side memory is mapped at its address. */
+/* 0, -1: overlaps another claim or frames of the built-in kernel side, -2: out of memory. With the built-in kernel side
+ * memory is mapped at its address. */
 int machine_claim(machine *m, int kind, uint32_t first, uint32_t last, int id);
 void machine_release(machine *m, int kind, int id);
 struct device_access *machine_access(machine *m);
