@@ -82,7 +82,7 @@ void cpu_reset(struct cpu *cpu)
     cpu->nmi_blocked = false;
     cpu->leave = LEAVE_LOOKUP;
     mode_update(cpu);
-    tlb_flush(cpu);
+    tlb_init(cpu);
 }
 
 /* SDM vol. 3, 4.4.1: with PAE these writes read the page-directory pointers anew, and fail if one is bad. */

@@ -80,6 +80,9 @@ struct tlb_entry {
 };
 _Static_assert(sizeof(struct tlb_entry) == 16, "handlers index the TLB by shifts");
 
+/* With alignment checks on, every access has to be looked at: the TLB in use is one that never holds anything. */
+enum tlb_id { TLB_SUPERVISOR, TLB_USER, TLB_ALIGNED };
+
 struct jump_entry {             /* indirect-branch cache */
     u64 key;                    /* mode << 32 | eip; ~0 when empty */
     const struct op *ops;
@@ -167,7 +170,7 @@ struct cpu {
     struct block **blocks;      /* BLOCK_HASH_SIZE buckets by physical address */
     struct jump_entry jump[JUMP_CACHE_SIZE];
     struct fetch_entry fetch[FETCH_TLB_SIZE];
-    struct tlb_entry tlbs[2][TLB_SIZE]; /* supervisor, user */
+    struct tlb_entry tlbs[3][TLB_SIZE]; /* enum tlb_id */
 };
 _Static_assert(offsetof(struct cpu, gpr) == 0, "register byte offsets start at the structure");
 

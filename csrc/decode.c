@@ -32,7 +32,7 @@ static u32 take(struct reader *r, unsigned size)
 {
     if (r->at + size > r->n) {
         if (r->status == DECODE_OK)
-            r->status = r->at + size > INSN_MAX ? DECODE_TOO_LONG : DECODE_MORE;
+            r->status = r->n == INSN_MAX ? DECODE_TOO_LONG : DECODE_MORE;
         return 0;
     }
     u32 v = 0;

@@ -40,7 +40,7 @@ bool stack_inner(struct cpu *cpu, unsigned cpl, u32 ext, struct stack *ret)
         return false;
     segment_from_descriptor(&ret->inner, selector, desc);
     ret->ss = &ret->inner;
-    ret->access = ACCESS_SYSTEM;
+    ret->access = ACCESS_SYSTEM | ACCESS_DATA;
     ret->error = (selector & 0xFFFCu) | ext;
     return true;
 }

@@ -115,7 +115,10 @@ ALWAYS_INLINE unsigned iopl(const struct cpu *cpu)
 /* Load the bits of mask, arithmetic ones included. */
 ALWAYS_INLINE void eflags_load(struct cpu *cpu, u32 value, u32 mask)
 {
-    cpu_set_eflags(cpu, (cpu_eflags(cpu) & ~mask) | (value & mask));
+    u32 old = cpu_eflags(cpu);
+    cpu_set_eflags(cpu, (old & ~mask) | (value & mask));
+    if (unlikely((old ^ value) & mask & EFLAGS_AC))
+        mode_update(cpu);
 }
 /* What POPF and IRET may change at the current privilege (SDM vol. 2, POPF table). */
 ALWAYS_INLINE u32 eflags_mask(const struct cpu *cpu, unsigned size)

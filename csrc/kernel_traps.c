@@ -22,8 +22,8 @@ static int serve_debug(struct machine *m, struct frame *f, int vector)
     return do_debug(m, f);
 }
 
-/* do_general_protection asks from outside virtual-8086 mode only. */
-static int do_general_protection(struct machine *m, struct frame *f, int vector)
+/* do_trap with its vm86 argument set, and do_general_protection: virtual-8086 code's faults are vm86.c's alone. */
+static int ask_outside_vm86(struct machine *m, struct frame *f, int vector)
 {
     return f->regs.eflags & EFLAGS_VM ? 0 : kprobe_fault(m, f, vector);
 }
@@ -66,13 +66,13 @@ struct trap_entry {
 
 /* Which vectors go through do_trap, and with it the fault hook: traps.c of 2.5.26. */
 static const struct trap_entry entries[20] = {
-    [0] = {kprobe_fault, ORIG_NONE, false}, [1] = {serve_debug, ORIG_EAX, false}, [2] = {NULL, ORIG_EAX, false},
-    [3] = {serve_int3, ORIG_EAX, false}, [4] = {kprobe_fault, ORIG_NONE, false},
-    [5] = {kprobe_fault, ORIG_NONE, false}, [6] = {kprobe_fault, ORIG_NONE, false},
+    [0] = {ask_outside_vm86, ORIG_NONE, false}, [1] = {serve_debug, ORIG_EAX, false}, [2] = {NULL, ORIG_EAX, false},
+    [3] = {serve_int3, ORIG_EAX, false}, [4] = {ask_outside_vm86, ORIG_NONE, false},
+    [5] = {ask_outside_vm86, ORIG_NONE, false}, [6] = {kprobe_fault, ORIG_NONE, false},
     [7] = {math_state_restore, ORIG_NONE, false}, [8] = {kprobe_fault, ORIG_NONE, true},
     [9] = {kprobe_fault, ORIG_NONE, false}, [10] = {kprobe_fault, ORIG_NONE, true},
     [11] = {kprobe_fault, ORIG_NONE, true}, [12] = {kprobe_fault, ORIG_NONE, true},
-    [13] = {do_general_protection, ORIG_NONE, true}, [14] = {do_page_fault, ORIG_NONE, true},
+    [13] = {ask_outside_vm86, ORIG_NONE, true}, [14] = {do_page_fault, ORIG_NONE, true},
     [17] = {kprobe_fault, ORIG_NONE, true},
 };
 #define SYSTEM_CALL 0x80

@@ -9,6 +9,9 @@
 
 #define STEP_FLAGS (EFLAGS_TF | EFLAGS_IF)
 #define THIS_CPU 0
+/* Offsets in a TSS; TF and IF are in the lower half of the flags. */
+#define TSS16_FLAGS 0x10u
+#define TSS32_EFLAGS 0x24u
 
 /* Python's handlers. */
 
@@ -61,9 +64,9 @@ static int call_pre(struct machine *m, struct kprobe *p, struct frame *f)
 
 /* The lock and the hit that runs. */
 
-static void begin_hit(struct kprobes *kp, struct kprobe *p, u32 status, u32 eflags)
+static void begin_hit(struct machine *m, struct kprobe *p, u32 status, u32 eflags)
 {
-    kp->now = (struct kprobe_hit){p, status, eflags & STEP_FLAGS, eflags & STEP_FLAGS};
+    m->kprobes->now = (struct kprobe_hit){p, status, eflags & STEP_FLAGS, eflags & STEP_FLAGS, m->cpu->seg[TR]};
     kprobe_pin(p);
 }
 
@@ -229,7 +232,7 @@ static int nested_hit(struct machine *m, struct kprobe *p, struct frame *f)
         return 1;
     }
     kp->outer[kp->nested++] = kp->now;
-    begin_hit(kp, p, KPROBE_REENTER, f->regs.eflags);
+    begin_hit(m, p, KPROBE_REENTER, f->regs.eflags);
     if (is_if_modifier(p))
         kp->now.saved_eflags &= ~EFLAGS_IF;
     begin_step(m, p, f, eip);
@@ -244,7 +247,7 @@ static int first_hit(struct machine *m, struct kprobe *p, struct frame *f)
 
     kp->locked = true;
     kp->cpu = THIS_CPU;
-    begin_hit(kp, p, KPROBE_HIT_ACTIVE, f->regs.eflags);
+    begin_hit(m, p, KPROBE_HIT_ACTIVE, f->regs.eflags);
     if (is_if_modifier(p))
         kp->now.saved_eflags &= ~EFLAGS_IF;
     if (!take_resume(m, p))
@@ -296,7 +299,7 @@ int do_int3(struct machine *m, struct frame *f)
     if (!m->kprobes)
         return 0;
     claimed = kprobe_handler(m, f);
-    return claimed ? claimed : kprobe_fault(m, f, T_BRKPT);
+    return claimed || f->regs.eflags & EFLAGS_VM ? claimed : kprobe_fault(m, f, T_BRKPT);
 }
 
 /* Trap 1. */
@@ -309,18 +312,39 @@ static void rearm(struct machine *m, const struct kprobe *p, struct frame *f)
         kprobe_write(m, p->addr, BREAKPOINT_INSTRUCTION);
 }
 
-/* The step is over: the pushed image and the flags as if there had been none. */
+/* The instruction switched tasks: the step's flags went into the old task's TSS (SDM vol. 3, figures 7-2 and 7-10), and
+ * the new task's are its own. */
+static bool mend_task(struct machine *m)
+{
+    const struct kprobe_hit *hit = &m->kprobes->now;
+    bool wide = SEG_TYPE(hit->task.attr) & TYPE_WIDE;
+    u32 at = hit->task.base + (wide ? TSS32_EFLAGS : TSS16_FLAGS), image = 0;
+
+    if (!m->kprobes->mends->fix_image || hit->task.selector == m->cpu->seg[TR].selector)
+        return false;
+    if (mmu_peek(m->cpu, at, &image, 2) == 2) {
+        image = (image & ~STEP_FLAGS) | hit->old_eflags;
+        mmu_poke(m->cpu, at, &image, 2);
+    }
+    return true;
+}
+
+/* The step is over: images of the flags, and the flags, as if there had been none. */
 static void finish_step(struct machine *m, struct frame *f)
 {
     struct kprobes *kp = m->kprobes;
     const struct kprobe *p = kp->now.running;
+    u32 own = f->regs.eflags;
 
     if (is_pushf(p)) {
         f->regs.esp &= ~STEP_FLAGS;
         f->regs.esp |= kp->now.old_eflags;
     }
     rearm(m, p, f);
-    f->regs.eflags |= kp->now.saved_eflags;
+    if (mend_task(m))
+        f->regs.eflags = own;
+    else
+        f->regs.eflags |= kp->now.saved_eflags;
     end_hit(kp);
 }
 
@@ -328,7 +352,7 @@ int post_kprobe_handler(struct machine *m, struct frame *f)
 {
     struct kprobes *kp = m->kprobes;
     struct kprobe *p = kp->now.running;
-    bool raised = false;
+    bool raised = false, stepped = kp->now.saved_eflags & EFLAGS_TF;
 
     if (kp->now.status != KPROBE_REENTER && p->handlers & PROBE_POST && p->registered) {
         if (kp->mends->step_done)
@@ -339,7 +363,7 @@ int post_kprobe_handler(struct machine *m, struct frame *f)
     if (raised)
         return -STOP_PYTHON;
     /* Somebody else is stepping here: the rest of do_debug must see it. */
-    if (f->regs.eflags & EFLAGS_TF) {
+    if (stepped) {
         restore_interrupts(m, f);
         return 0;
     }
@@ -390,7 +414,7 @@ int kprobe_entered(struct machine *m, struct frame *f, bool by_int)
     struct kprobes *kp = m->kprobes;
     const struct kprobe *p;
 
-    if (likely(!kp || kp->cpu == KPROBE_NO_CPU || !by_int || !kp->mends->fix_int_image))
+    if (likely(!kp || kp->cpu == KPROBE_NO_CPU || !by_int || !kp->mends->fix_image))
         return 0;
     p = kp->now.running;
     if (!kprobe_stepping(kp) || !p->insn_length || !(f->regs.eflags & EFLAGS_TF) || trap_address(m, f) + 1 != p->addr + p->insn_length)

@@ -26,7 +26,7 @@ struct kprobe_semantics {
     bool int1_kernel_only;      /* 15: INT 1 is #GP in ring 3 */
     bool null_pre_handler;      /* 17: may be left out */
     bool see_prefixes;          /* 18: pushf and IF modifiers are known behind prefixes */
-    bool fix_int_image;         /* 18: the flags that INT n at the probe pushes are those before the step */
+    bool fix_image;             /* 18: the flags that INT n or a task switch at the probe stores are those before it */
     bool lock_irqsave;          /* register and unregister keep IF, and work from handlers */
 };
 /* By enum kprobes_mode; NULL when off. */
@@ -58,6 +58,7 @@ struct kprobe_hit {             /* the patch's globals of one hit */
     struct kprobe *running;
     u32 status;                 /* enum kprobe_status */
     u32 old_eflags, saved_eflags; /* TF and IF only */
+    struct segment task;        /* TR when the hit began */
 };
 struct kprobe_moment {          /* one execution of the instruction at a probe point */
     bool set;
@@ -105,8 +106,8 @@ int do_int3(struct machine *m, struct frame *f);
 int do_debug(struct machine *m, struct frame *f);
 /* kprobe_fault(regs, trapnr) of the patch: nonzero swallows the trap. */
 int kprobe_fault(struct machine *m, struct frame *f, int trapnr);
-/* A trap's frame is complete: if it is that of an INT n at the probe being stepped, the step ends here. by_int: INT n,
- * INT3, INTO or INT1 has just raised it. */
+/* A trap's frame is complete, or what it will hold is known: if it is that of an INT n at the probe being stepped, the
+ * step ends here. by_int: INT n, INT3, INTO or INT1 has just raised it. */
 int kprobe_entered(struct machine *m, struct frame *f, bool by_int);
 /* An instruction is about to run alone: a probe there whose breakpoint is away misses it, unless it is being stepped. */
 void kprobe_passing(struct machine *m);

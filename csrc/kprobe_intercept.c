@@ -27,7 +27,10 @@ static int hook(struct machine *m, struct frame *f, const struct fault *fault)
 {
     struct cpu *cpu = m->cpu;
     struct kprobes *kp = m->kprobes;
+    int result = kprobe_entered(m, f, fault->length);
 
+    if (result < 0)
+        return result;
     switch (fault->vector) {
     case T_BRKPT:
         return probe_of_trap(m) ? kprobe_handler(m, f) : 0;

@@ -25,7 +25,7 @@ static const struct kprobe_semantics fixed = {
     .int1_kernel_only = true,
     .null_pre_handler = true,
     .see_prefixes = true,
-    .fix_int_image = true,
+    .fix_image = true,
     .lock_irqsave = true,
 };
 

@@ -100,7 +100,7 @@ static int deliver_fault(struct machine *m)
 {
     forget_exit(m->cpu);
     if (unlikely(m->cpu->fault.stop))
-        return cpu_stop(m->cpu, m->cpu->fault.stop);
+        return trap_deliver(m->cpu);    /* no exception that anybody could claim */
     int status = m->kernel ? kernel_trap(m) : STATUS_FAULT;
     if (status != STATUS_FAULT)
         return status;
@@ -122,23 +122,29 @@ static int debug_trap(struct machine *m, u32 bits)
     return deliver_fault(m);
 }
 
-/* A trap that a task switch left behind which no instruction asked for. */
-static int pending_debug_trap(struct machine *m)
-{
-    u32 bits = m->cpu->db_pending;
-    m->cpu->db_pending = 0;
-    return debug_trap(m, bits);
-}
-
-/* What decoded code left behind; step: DR6_BS if the instruction was single-stepped. Behind a load of SS debug
- * exceptions wait for the next instruction, and the single step is lost (SDM vol. 3, 6.8.3). */
-static int after_execute(struct machine *m, u32 step)
+/* #DB behind an instruction that has retired, or behind a task switch that no instruction asked for. */
+static int pending_debug_trap(struct machine *m, u32 bits)
 {
     struct cpu *cpu = m->cpu;
-    if (unlikely(cpu->shadow == 2))
-        return STATUS_JUMP;
-    u32 bits = cpu->db_pending | step;
     cpu->db_pending = 0;
+    int status = debug_trap(m, bits);
+    if (unlikely(status == STATUS_STOP && cpu->fault.stop))
+        cpu->db_pending = bits;     /* a device's handler failed during delivery: it has not happened */
+    return status;
+}
+
+/* What decoded code left behind; step: DR6_BS if the instruction was single-stepped; held: breakpoints that a load of
+ * SS before it hit. Behind a load of SS debug exceptions wait for the next instruction, also if that faults or is an
+ * INT n, and the single step is lost (SDM vol. 3, 6.8.3). */
+static int after_execute(struct machine *m, u32 step, u32 held)
+{
+    struct cpu *cpu = m->cpu;
+    u32 bits = cpu->db_pending | step;
+    cpu->db_pending = held;
+    if (unlikely(cpu->shadow == 2)) {
+        cpu->db_pending |= bits & ~step;
+        return STATUS_JUMP;
+    }
     switch (cpu->leave) {
     case LEAVE_FAULT:
         m->watches.pending = 0;     /* what did not retire did nothing */
@@ -147,7 +153,8 @@ static int after_execute(struct machine *m, u32 step)
         m->watches.pending = 0;
         return STATUS_STOP;
     default:
-        return unlikely(bits) ? debug_trap(m, bits) : STATUS_JUMP;
+        bits |= held;
+        return unlikely(bits) ? pending_debug_trap(m, bits) : STATUS_JUMP;
     }
 }
 
@@ -253,11 +260,19 @@ static void settle(struct cpu *cpu)
     cpu->budget_start = cpu->budget = 0;
 }
 
+/* Did the instruction end the run with nothing of it done? */
+static bool undone(const struct cpu *cpu)
+{
+    return cpu->leave == LEAVE_STOP || (cpu->leave == LEAVE_FAULT && cpu->fault.stop);
+}
+
 /* Run one instruction, with the trap that TF asks for. */
 static int run_one(struct machine *m)
 {
     struct cpu *cpu = m->cpu;
     bool tf = cpu->eflags & EFLAGS_TF;
+    u32 held = cpu->db_pending, rf = cpu->eflags & EFLAGS_RF;
+    u8 shadow = cpu->shadow;
     struct block *b = block_find_one(cpu);
     cpu->step_over = false;
     forget_exit(cpu);
@@ -266,13 +281,19 @@ static int run_one(struct machine *m)
     if (m->kprobes)
         kprobe_passing(m);
     cpu->shadow = 0;
+    cpu->db_pending = 0;
     cpu->eflags &= ~EFLAGS_RF;
     cpu->one = true;
     execute(cpu, b->ops);
     cpu->one = false;
     forget_exit(cpu);
     m->until_fresh = false;
-    return after_execute(m, tf ? DR6_BS : 0);
+    int status = after_execute(m, tf ? DR6_BS : 0, held);
+    if (unlikely(undone(cpu))) {
+        cpu->shadow = shadow;
+        cpu->eflags |= rf;
+    }
+    return status;
 }
 
 /* Run blocks until something needs attention or at most `most` instructions are done. */
@@ -286,7 +307,7 @@ static int run_blocks(struct machine *m, u64 most)
     cpu->eflags &= ~EFLAGS_RF;
     cpu->budget = cpu->budget_start = (s64)(most - BLOCK_MAX_INSNS);
     execute(cpu, b->ops);
-    return after_execute(m, 0);
+    return after_execute(m, 0, 0);
 }
 
 static u64 instructions_left(const struct machine *m, u64 end)
@@ -329,7 +350,7 @@ static enum stop_reason run(struct machine *m, u64 end)
                 return STOP_NONE;
             timer_tick(m);
             if (unlikely(cpu->db_pending) && cpu->shadow != 2) {
-                status = pending_debug_trap(m);
+                status = pending_debug_trap(m, cpu->db_pending);
             } else if (unlikely(nmi_ready(m))) {
                 status = take_nmi(m);
             } else if (interrupt_ready(m)) {
@@ -462,6 +483,7 @@ int machine_nest_begin(machine *m)
     settle(cpu);
     cpu->halted = cpu->step_over = false;
     cpu->shadow = 0;
+    cpu->db_pending = 0;
     return 0;
 }
 

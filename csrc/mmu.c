@@ -16,10 +16,17 @@ static u32 tlb_invalid(u32 i)
     return (i ^ TLB_SIZE / 2) << PAGE_SHIFT;
 }
 
-static void tlb_drop(struct cpu *cpu, unsigned user, u32 i)
+static void tlb_drop(struct cpu *cpu, unsigned id, u32 i)
 {
-    struct tlb_entry *e = &cpu->tlbs[user][i];
+    struct tlb_entry *e = &cpu->tlbs[id][i];
     e->read_tag = e->write_tag = tlb_invalid(i);
+}
+
+void tlb_init(struct cpu *cpu)
+{
+    for (u32 i = 0; i < TLB_SIZE; i++)
+        tlb_drop(cpu, TLB_ALIGNED, i);
+    tlb_flush(cpu);
 }
 
 void tlb_flush(struct cpu *cpu)
@@ -101,6 +108,8 @@ static bool locate(struct cpu *cpu, u32 lin, unsigned access, u32 *ret)
     if (!page || (access & ACCESS_WRITE && !memory_own(cpu->machine, page)))
         return true;
     u32 watched = watch_page(cpu->machine, lin);
+    if (mmu_aligns(cpu) && !(access & ACCESS_SYSTEM))
+        return true;
     if (!debug_page(cpu, lin) && !(watched & WATCH_READ))
         tlb_fill(tlb_slot(cpu, lin, access), lin, page, t.writable && !(watched & WATCH_WRITE));
     return true;
@@ -162,7 +171,7 @@ static COLD bool write_slow(struct cpu *cpu, u32 lin, u32 value, unsigned size, 
 
     if (!locate_both(cpu, lin, size, access, phys))
         return false;
-    if (!(access & ACCESS_SYSTEM))
+    if (!(access & ACCESS_SYSTEM) || access & ACCESS_DATA)
         debug_data(cpu, lin, size, true);
     if (!part_write(cpu, phys[0], first, bytes) ||
         (first < size && !part_write(cpu, phys[1], size - first, bytes + first)))
@@ -206,7 +215,7 @@ bool lin_read(struct cpu *cpu, u32 lin, unsigned size, unsigned access, u32 *ret
 
 bool lin_write(struct cpu *cpu, u32 lin, u32 value, unsigned size, unsigned access)
 {
-    access = (access & ACCESS_SYSTEM) | ACCESS_WRITE;
+    access = (access & (ACCESS_SYSTEM | ACCESS_DATA)) | ACCESS_WRITE;
     u8 *host = tlb_host(cpu, lin, size, access);
 
     if (unlikely(!host))
@@ -265,6 +274,17 @@ bool seg_allows(const struct cpu *cpu, unsigned seg, u32 off, u32 size, unsigned
     return s->limit == 0xFFFFFFFF || (off <= s->limit && size - 1 <= s->limit - off);
 }
 
+/* SDM vol. 3, table 6-7. Environments of the x87 are made of words of 2 or 4 bytes, numbers of 10 bytes go by 8. The
+ * order of #AC and #PF is the processor's own; it comes before page faults, as on silicon. */
+static COLD bool aligned(struct cpu *cpu, u32 lin, u32 size)
+{
+    u32 unit = size == 10 ? 8 : size & (0 - size);
+    if (!(lin & ((unit < 16 ? unit : 16) - 1)))
+        return true;
+    cpu_fault_code(cpu, T_ALIGN, 0);
+    return false;
+}
+
 bool seg_linear(struct cpu *cpu, unsigned seg, u32 off, unsigned size, unsigned access, u32 *ret)
 {
     if (unlikely(!seg_allows(cpu, seg, off, size, access))) {
@@ -272,7 +292,7 @@ bool seg_linear(struct cpu *cpu, unsigned seg, u32 off, unsigned size, unsigned 
         return false;
     }
     *ret = cpu->seg[seg].base + off;
-    return true;
+    return likely(!mmu_aligns(cpu)) || aligned(cpu, *ret, size);
 }
 
 bool mem_read(struct cpu *cpu, unsigned seg, u32 off, unsigned size, u32 *ret)

@@ -15,6 +15,7 @@ enum access {
     ACCESS_WRITE = 1,           /* also means: readable is not enough */
     ACCESS_SYSTEM = 2,          /* supervisor access whatever CPL is: descriptor tables, TSS, inner stacks */
     ACCESS_FETCH = 4,
+    ACCESS_DATA = 8,            /* with ACCESS_SYSTEM: and yet data breakpoints see it: inner stacks */
 };
 
 /* Has the access user rights? Virtual-8086 code runs at CPL 3. */
@@ -25,7 +26,13 @@ ALWAYS_INLINE bool mmu_user(const struct cpu *cpu, unsigned access)
 /* The TLB entry that may serve an access. */
 ALWAYS_INLINE struct tlb_entry *tlb_slot(struct cpu *cpu, u32 lin, unsigned access)
 {
-    return &cpu->tlbs[mmu_user(cpu, access)][lin >> PAGE_SHIFT & (TLB_SIZE - 1)];
+    struct tlb_entry *tlb = access & ACCESS_SYSTEM ? cpu->tlbs[TLB_SUPERVISOR] : cpu->tlb;
+    return &tlb[lin >> PAGE_SHIFT & (TLB_SIZE - 1)];
+}
+/* SDM vol. 3, 6.15, interrupt 17: CR0.AM, EFLAGS.AC and CPL 3, as mode_update() found them. */
+ALWAYS_INLINE bool mmu_aligns(const struct cpu *cpu)
+{
+    return cpu->tlb == cpu->tlbs[TLB_ALIGNED];
 }
 /* Host address of an access that the TLB serves now, or NULL. */
 ALWAYS_INLINE u8 *tlb_host(struct cpu *cpu, u32 lin, u32 size, unsigned access)
@@ -40,8 +47,8 @@ bool mmu_translate(struct cpu *cpu, u32 lin, unsigned access, u32 *ret);
 /* The same without side effects or faults, as supervisor: for debuggers. False: not mapped. */
 bool mmu_probe(struct cpu *cpu, u32 lin, u32 *ret);
 
-/* Linear accesses, 1, 2 or 4 bytes (lin_check_write: up to PAGE_SIZE), any alignment. access: ACCESS_SYSTEM or 0 for
- * the current privilege. */
+/* Linear accesses, 1, 2 or 4 bytes (lin_check_write: up to PAGE_SIZE), any alignment. access: ACCESS_SYSTEM, for
+ * lin_write perhaps with ACCESS_DATA, or 0 for the current privilege. */
 bool lin_read(struct cpu *cpu, u32 lin, unsigned size, unsigned access, u32 *ret);
 bool lin_write(struct cpu *cpu, u32 lin, u32 value, unsigned size, unsigned access);
 /* Would a write of size bytes fault? Faults if so; touches nothing but A and D bits. */
@@ -49,7 +56,7 @@ bool lin_check_write(struct cpu *cpu, u32 lin, unsigned size, unsigned access);
 
 /* Do limit and type allow the access? No fault, any size. */
 bool seg_allows(const struct cpu *cpu, unsigned seg, u32 off, u32 size, unsigned access);
-/* Segment check (limit, type, null; #GP(0) or #SS(0)) giving the linear address. */
+/* Segment check (limit, type, null; #GP(0) or #SS(0)) and then alignment check (#AC) giving the linear address. */
 bool seg_linear(struct cpu *cpu, unsigned seg, u32 off, unsigned size, unsigned access, u32 *ret);
 /* Both together: what an instruction's explicit memory operand does. */
 bool mem_read(struct cpu *cpu, unsigned seg, u32 off, unsigned size, u32 *ret);
@@ -60,6 +67,7 @@ bool mem_check_write(struct cpu *cpu, unsigned seg, u32 off, unsigned size);
 /* For hot handlers' slow twins: value, or MEM_FAULT with cpu->fault set. */
 #define MEM_FAULT (1ull << 32)
 
+void tlb_init(struct cpu *cpu);
 void tlb_flush(struct cpu *cpu);                /* MOV CR3, mode changes of paging; global pages too */
 void tlb_flush_page(struct cpu *cpu, u32 lin);  /* INVLPG */
 /* Drop the write permission cached for a physical page, in all TLBs: it now holds code or is watched. */

@@ -233,7 +233,8 @@ void mode_update(struct cpu *cpu)
     if (cpu->cpl == 3)
         mode |= MODE_CPL3;
     cpu->mode = mode;
-    cpu->tlb = cpu->tlbs[cpu->cpl == 3];
+    bool aligns = cpu->cpl == 3 && (cpu->cr0 & CR0_AM) && (cpu->eflags & EFLAGS_AC);
+    cpu->tlb = cpu->tlbs[aligns ? TLB_ALIGNED : cpu->cpl == 3 ? TLB_USER : TLB_SUPERVISOR];
 }
 
 bool stack_push(struct cpu *cpu, u32 value, unsigned size)

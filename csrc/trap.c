@@ -240,22 +240,19 @@ static bool escalate(struct cpu *cpu, struct event *ev)
 /* Ends: each fault in delivery is contributory or a page fault, so the fourth at the latest is a double fault. */
 static int deliver_event(struct cpu *cpu, struct event *ev)
 {
-    for (;;) {
+    while (likely(!cpu->fault.stop)) {
         if (likely(deliver(cpu, ev) == STATUS_JUMP))
             return STATUS_JUMP;
         unretire(cpu, ev);
-        if (cpu->fault.stop)
-            return cpu_stop(cpu, cpu->fault.stop);
-        if (!escalate(cpu, ev))
+        if (!cpu->fault.stop && !escalate(cpu, ev))
             return cpu_stop(cpu, STOP_SHUTDOWN);
     }
+    return cpu_stop(cpu, cpu->fault.stop);
 }
 
 int trap_deliver(struct cpu *cpu)
 {
     struct event ev = event_of(&cpu->fault);
-    if (unlikely(cpu->fault.stop))
-        return cpu_stop(cpu, cpu->fault.stop);
     if (ev.vector == T_PGFLT && !ev.software)
         cpu->cr2 = cpu->fault.address;
     return deliver_event(cpu, &ev);

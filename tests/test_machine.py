@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import threading
 import weakref
 
@@ -74,9 +75,13 @@ def test_keyboard_interrupt_comes_out_of_a_guest_loop(machine: Machine) -> None:
     machine.load(FOREVER, at=CODE)
     machine.regs.eip = CODE
     timer = threading.Timer(0.1, _thread.interrupt_main)
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        machine.run()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            machine.run()
+    finally:
+        signal.signal(signal.SIGINT, before)
     timer.join()
     assert machine.run(max_instructions=10).reason is StopReason.LIMIT
 

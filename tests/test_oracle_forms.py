@@ -4,7 +4,7 @@ import pytest
 
 from .oracle.checks import assert_same, need_native
 from .oracle.encode import FORMS
-from .oracle.generate import form_cases, undefined_opcode_cases
+from .oracle.generate import cut_instruction_cases, form_cases, undefined_opcode_cases
 from .oracle.ours import Ours
 
 NAMES = sorted({form.name for form in FORMS})
@@ -23,3 +23,8 @@ def test_form(engine, name):
 
 def test_undefined_opcodes(engine):
     assert_same(undefined_opcode_cases(), engine)
+
+
+def test_cut_instructions(engine):
+    """Too long or cut off by the end of memory: byte by byte, #PF comes before the sixteenth byte, #GP with it."""
+    assert_same(cut_instruction_cases(), engine)

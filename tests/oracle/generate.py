@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from .case import ARITH, CODE, DATA, DF, IF, LOW, NT, STACK, STACK_TOP, Case
+from .case import ARITH, CODE, DATA, DF, IF, LOW, NT, REGIONS, STACK, STACK_TOP, Case
 from .encode import (
     ADSIZE,
     CONDITIONS,
@@ -304,8 +304,20 @@ def undefined_opcode_cases() -> Iterator[Case]:
         yield Case(bytes.fromhex(code), list(regs))
 
 
+def cut_instruction_cases() -> Iterator[Case]:
+    """Instructions of all lengths, too long ones and undefined ones too, of which the last bytes are not mapped."""
+    end = next(address + size for address, size, _ in REGIONS if address == CODE)
+    texts = ["66" * 18, "2e" * 8 + "c78300000000" + "11223344", "3e" * 12 + "0fba2d", "f0c783", "c6c8", "0fbac0"]
+    texts += ["f090", "0f0b", "0fff", "0fb9", "0f04", "8dc0", "fef8", "66" * 14 + "0f", "26" * 13 + "0fa2"]
+    for text in texts:
+        code = bytes.fromhex(text)
+        for there in range(1, len(code) + 1):
+            yield Case(code[:there], [*EDGES[:4], STACK_TOP, DATA, DATA, DATA], eip=end - there, until=end + 64)
+
+
 def all_cases(scale: float = 1.0) -> Iterator[Case]:
     """Every form and every undefined encoding."""
     for form in FORMS:
         yield from form_cases(form, scale)
     yield from undefined_opcode_cases()
+    yield from cut_instruction_cases()

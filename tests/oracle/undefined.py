@@ -118,6 +118,8 @@ class FaultRow(NamedTuple):
 FAULTS = (
     FaultRow("bound", 0, 5, 14, 0, AMD, "SDM vol. 2 BOUND checks as it reads; there both bounds are read before"),
     FaultRow("retf iret", 0, 13, 14, 0, AMD, "SDM vol. 2 RET checks CS first; there the outer SS:ESP is read before"),
+    FaultRow("retf iret", 0, 13, 17, 0, AMD, "and its alignment checked (see the row before)"),
+    FaultRow("ud", 0, 14, 6, 0, AMD, "SDM vol. 2 UD: UD0 and UD1 have a ModRM byte, which must be there; not so there"),
     FaultRow("mov_cr", 0xF0, 6, 13, 0, AMD, "LOCK MOV CR0 is MOV CR8 there, and privilege is what it lacks"),
     FaultRow("", 0, 14, 13, 0xFFFFFFF1, "", "SDM vol. 3, 5.3: an access across offset FFFFFFFFh may or may not fault"),
 )
