@@ -288,8 +288,9 @@ static int run_one(struct machine *m)
     cpu->one = false;
     forget_exit(cpu);
     m->until_fresh = false;
+    bool again = undone(cpu);
     int status = after_execute(m, tf ? DR6_BS : 0, held);
-    if (unlikely(undone(cpu))) {
+    if (unlikely(again)) {
         cpu->shadow = shadow;
         cpu->eflags |= rf;
     }

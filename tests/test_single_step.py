@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pykprobes import Machine
+
 from .guest_code import *
 
 ARITH = CF | PF | AF | ZF | SF | 0x800
@@ -232,3 +234,63 @@ def test_an_interrupt_comes_behind_the_step_trap(g: Guest) -> None:
     g.m.run(max_instructions=100)
     frame = g.frame()
     assert frame.vector == 0x40
+
+
+def through_a_call_gate(g: Guest) -> tuple[bytes, int, int]:
+    g.call_gate(SPARE, K_CS, CODE + 0x800, params=2)
+    g.enter(3)
+    return far_call(SPARE | 3), CODE + 0x800, K_CS
+
+
+def to_an_outer_ring(g: Guest) -> tuple[bytes, int, int]:
+    g.m.memory.write(STACKS[0] - 16, imm(CODE + 0x800) + imm(U_CS) + imm(STACKS[3]) + imm(U_DS))
+    g.m.regs.esp = STACKS[0] - 16
+    return RETF, CODE + 0x800, U_CS
+
+
+def to_virtual_8086_mode(g: Guest) -> tuple[bytes, int, int]:
+    words = [0x800, 0x2000, FIXED | VM, 0x1000, 0x3000, 0, 0, 0, 0]
+    g.m.regs.esp -= 36
+    g.m.memory.write(g.m.regs.esp, b"".join(map(imm, words)))
+    return IRET, 0x800, 0x2000
+
+
+def sysenter(g: Guest) -> tuple[bytes, int, int]:
+    wrmsr = b"".join(mov("ecx", 0x174 + i) + mov("eax", v) + mov("edx", 0) + b"\x0f\x30"
+                     for i, v in enumerate((K_CS, STACKS[0], CODE + 0x800)))  # fmt: skip
+    g.run(wrmsr + interrupt(DONE))
+    g.enter(3)
+    return b"\x0f\x34", CODE + 0x800, K_CS
+
+
+def sysexit(g: Guest) -> tuple[bytes, int, int]:
+    sysenter(g)
+    g.m.regs.cs, g.m.regs.ss, g.m.regs.esp = K_CS, K_DS, STACKS[0]
+    g.m.regs.edx, g.m.regs.ecx = CODE + 0x800, STACKS[3]
+    return b"\x0f\x35", CODE + 0x800, U_CS
+
+
+TRANSFERS = [through_a_call_gate, to_an_outer_ring, to_virtual_8086_mode, sysenter, sysexit]
+
+
+@pytest.mark.parametrize("prepare", TRANSFERS)
+def test_through_every_kind_of_far_transfer(g: Guest, prepare: object) -> None:
+    """The trap comes at the target, whatever the mode and ring there."""
+    code, target, cs = prepare(g)  # type: ignore[operator]
+    g.put(code, NOP)
+    g.m.regs.eip, g.m.regs.eflags, g.m.regs.dr6 = CODE, FIXED | TF, 0
+    g.m.run(max_instructions=20)
+    frame = g.frame()
+    assert (frame.vector, frame.eip, frame.cs, g.m.regs.dr6) == (DEBUG, target, cs, DR6_INIT | BS)
+
+
+@pytest.mark.parametrize("code", [b"\x9a\x10\x00\x00\x02", b"\xea\x10\x00\x00\x02"], ids=["call", "jmp"])
+def test_in_real_mode(code: bytes) -> None:
+    with Machine(memory=1 << 20, kernel=None) as m:
+        m.memory.write(4, b"\x00\x40\x00\x00")  # vector 1: 0000:4000
+        m.memory.write(0x4000, HLT)
+        m.memory.write(0x1000, code)
+        m.regs.cs, m.regs.ss, m.regs.eip, m.regs.esp, m.regs.eflags = 0, 0, 0x1000, 0x8000, FIXED | TF
+        m.run(max_instructions=5)
+        words = [m.memory.u16(m.regs.esp + 2 * i) for i in range(3)]
+        assert (m.regs.eip, words) == (0x4001, [0x10, 0x200, FIXED | TF])
