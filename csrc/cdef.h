@@ -158,12 +158,14 @@ struct kprobe_stats {
     uint64_t hits;              /* pre stage runs */
     uint64_t nmissed;           /* sum of misses but for fault restarts, which were hits */
     uint64_t misses[4];         /* by enum miss_cause */
+    uint32_t number;            /* of the probe among all that the machine ever had: what records call it */
 };
 /* Before the pre_handler that is running returns: CALLBACK_RAISED ends the run behind it. */
 void machine_set_verdict(machine *m, int verdict);
 enum { PROBE_PRE = 1, PROBE_POST = 2, PROBE_FAULT = 4 };   /* which Python handlers there are */
-/* Returns the id >= 0 or -errno: EEXIST, EINVAL (unmapped), ENOSYS, ENOMEM, EDEADLK (2.5.26: from a handler). */
-int kprobe_register(machine *m, uint32_t addr, int handlers, struct action *action);
+/* Returns the id >= 0 or -errno: EEXIST, EINVAL (unmapped), ENOSYS, ENOMEM, EDEADLK (2.5.26: from a handler). actions:
+ * a chain, NULL behind its last one; or NULL. */
+int kprobe_register(machine *m, uint32_t addr, int handlers, struct action **actions);
 /* 0 or -errno (ENOENT: not registered). With 2.5.26 from a handler: EDEADLK. */
 int kprobe_unregister(machine *m, int id);
 const struct kprobe_stats *kprobe_stats(machine *m, int id);
@@ -180,36 +182,6 @@ struct kprobe_state {
     int32_t locked;
 };
 void kprobe_get_state(machine *m, struct kprobe_state *ret);
-
-/* Fetch arguments (kernel probe-event syntax) compiled by Python. */
-enum fetch_base { FETCH_REG, FETCH_SP, FETCH_IMM };
-struct fetch {
-    uint8_t base;               /* enum fetch_base */
-    uint8_t reg;                /* FETCH_REG: index of a pt_regs word */
-    uint8_t derefs;             /* 0-8: how many times memory is followed */
-    uint8_t size;               /* 1, 2, 4, 8: bytes of the final value */
-    uint8_t is_signed;
-    uint8_t bit_offset;         /* of a bit field, counted from the low end */
-    uint8_t bit_width;          /* 0: no bit field */
-    uint32_t imm;               /* FETCH_IMM: value or address */
-    int32_t offset[8];          /* added before each dereference */
-};
-
-/* Actions run in C at a hit. Memory of bins is numpy's, lent for the life of the action. */
-enum action_kind { ACTION_COUNT, ACTION_HIST_LINEAR, ACTION_HIST_LOG2, ACTION_STOP };
-struct action {
-    int32_t kind;
-    uint64_t count;             /* hits seen */
-    uint64_t faults;            /* fetches that could not read memory */
-    struct fetch field;         /* histograms: what is binned */
-    uint64_t *bins;             /* counts; for log2 bin 0 is value 0, bin k is [2^(k-1), 2^k); 65 bins */
-    uint32_t nbins;             /* linear: bins between lo and hi; one more below and one above at the ends */
-    int64_t lo;                 /* linear: lowest value of bins[1] */
-    int64_t width;              /* linear: values per bin */
-    struct action *next;        /* chain */
-};
-/* The value of a fetch argument for the frame of the handler that is running. 0, or -1: memory not readable. */
-int machine_fetch(machine *m, const struct fetch *f, uint64_t *ret);
 
 /* Devices: ranges of ports or of physical addresses that CALLBACK_DEVICE serves. */
 enum device_kind { DEVICE_PORT, DEVICE_MEMORY, DEVICE_KINDS };
@@ -236,7 +208,7 @@ struct watch_event {
     uint32_t value;             /* read or written */
     uint32_t eip;               /* of the instruction, or of what an exception interrupted */
 };
-int machine_watch(machine *m, uint32_t first, uint32_t last, int kinds, int id, int python, struct action *action);
+int machine_watch(machine *m, uint32_t first, uint32_t last, int kinds, int id, int python, struct action **actions);
 uint64_t machine_watch_hits(machine *m, int id);
 void machine_unwatch(machine *m, int id);
 const struct watch_event *machine_watch_event(machine *m);

@@ -48,7 +48,7 @@ static int call_pre(struct machine *m, struct kprobe *p, struct frame *f)
     bool stop;
 
     p->stats.hits++;
-    stop = p->action && action_run(m, p->action, f);
+    stop = p->actions && action_run(m, p->actions, f, p->stats.number);
     if (p->handlers & PROBE_PRE) {
         m->verdict = 0;
         frame_lend(m, f);
@@ -56,7 +56,7 @@ static int call_pre(struct machine *m, struct kprobe *p, struct frame *f)
         frame_sync(m, f);
         if (m->verdict)
             return -STOP_PYTHON;
-    } else if (!p->action && !m->kprobes->mends->null_pre_handler) {
+    } else if (!p->actions && !m->kprobes->mends->null_pre_handler) {
         return call_null(m, f);
     }
     return stop ? -STOP_STOPPED : 0;

@@ -42,7 +42,7 @@ struct kprobe {
     u8 pins;                    /* hits that are using it */
     bool registered;
     u8 handlers;                /* PROBE_PRE | PROBE_POST | PROBE_FAULT: Python handlers */
-    struct action *action;      /* chain that runs before the Python pre_handler */
+    struct action **actions;    /* chain that runs before the Python pre_handler, or NULL */
     struct kprobe_stats stats;
 };
 
@@ -81,6 +81,7 @@ struct kprobes {
 
     struct kprobe **by_id;      /* stable while registered; kept for reuse */
     u32 ids, id_space;
+    u32 numbers;                /* given to probes so far */
     s32 free_id;                /* chain of unregistered ids through list_next, -1 at the end */
     struct kprobe **index;      /* by address, open addressing */
     u32 index_bits, registered;

@@ -265,7 +265,7 @@ static int insert(struct machine *m, struct kprobe *p)
     return p->id;
 }
 
-int kprobe_register(machine *m, uint32_t addr, int handlers, struct action *action)
+int kprobe_register(machine *m, uint32_t addr, int handlers, struct action **actions)
 {
     struct kprobes *kp = m->kprobes;
     struct kprobe *p;
@@ -284,7 +284,8 @@ int kprobe_register(machine *m, uint32_t addr, int handlers, struct action *acti
     p = id_take(kp);
     if (!p)
         return -ENOMEM;
-    *p = (struct kprobe){.addr = addr, .id = p->id, .opcode = byte, .handlers = (u8)handlers, .action = action};
+    *p = (struct kprobe){.addr = addr, .id = p->id, .opcode = byte, .handlers = (u8)handlers, .actions = actions};
+    p->stats.number = kp->numbers++;
     classify(m, p, byte);
     result = insert(m, p);
     if (result < 0)

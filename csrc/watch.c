@@ -88,13 +88,13 @@ static struct watch *find(struct machine *m, s32 id)
     return NULL;
 }
 
-static enum stop_reason run_actions(struct machine *m, struct action *action)
+static enum stop_reason run_actions(struct machine *m, struct action **actions, u32 id)
 {
     struct live_frame *lf = frame_begin(m);
     if (!lf)
         return STOP_MEMORY;
     frame_capture(m, lf);
-    bool stop = action_run(m, action, &lf->frame);
+    bool stop = action_run(m, actions, &lf->frame, id);
     frame_end(m);
     return stop ? STOP_STOPPED : STOP_NONE;
 }
@@ -108,8 +108,8 @@ static enum stop_reason tell(struct machine *m, const struct watch_event *event)
     w->hits++;
     m->watches.now = *event;
     bool python = w->python;
-    if (w->action)
-        reason = run_actions(m, w->action);
+    if (w->actions)
+        reason = run_actions(m, w->actions, (u32)w->id);
     u32 hidden = m->frames.hidden;
     m->frames.hidden = m->frames.used;
     if (python && m->config.callback(m->config.tag, CALLBACK_WATCH, event->id, 0) < 0)
@@ -159,7 +159,7 @@ static void changed(struct machine *m)
     code_drop_frames(m, 0, 0xFFFFFFFF >> PAGE_SHIFT);
 }
 
-int machine_watch(machine *m, uint32_t first, uint32_t last, int kinds, int id, int python, struct action *action)
+int machine_watch(machine *m, uint32_t first, uint32_t last, int kinds, int id, int python, struct action **actions)
 {
     struct watches *w = &m->watches;
     if (w->count == w->room) {
@@ -170,7 +170,7 @@ int machine_watch(machine *m, uint32_t first, uint32_t last, int kinds, int id, 
         w->list = list;
         w->room = room;
     }
-    w->list[w->count++] = (struct watch){first, last, (u32)kinds, id, python, action, 0};
+    w->list[w->count++] = (struct watch){first, last, (u32)kinds, id, python, actions, 0};
     changed(m);
     return 0;
 }

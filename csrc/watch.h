@@ -19,7 +19,7 @@ struct watch {
     u32 kinds;                  /* enum watch_kind bits */
     s32 id;
     bool python;                /* there is a handler in Python */
-    struct action *action;
+    struct action **actions;
     u64 hits;
 };
 

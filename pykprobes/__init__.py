@@ -1,14 +1,16 @@
 """pykprobes: an i386 machine in a library, with the kernel probes of Linux 2.5.26 built into its trap gates."""
 
-from .actions import Action, Count, Hist
+from .actions import Action, Count, Sample, When
 from .actions import Stop as StopRun
 from .devices import Device
 from .errors import ImportUnbound, KprobeError, MachineFault, MemoryFault
 from .fetchargs import FetchArg, parse_fetch
+from .hist import Hist
 from .loader import Image
 from .machine import Machine
 from .probes import Kprobe
 from .probespec import ProbeSpec, parse_probe
+from .record import Record
 from .registers import PtRegs
 from .segments import Segment
 from .stop import Stop, StopReason
@@ -33,6 +35,8 @@ __all__ = [
     "MemoryFault",
     "ProbeSpec",
     "PtRegs",
+    "Record",
+    "Sample",
     "Segment",
     "Stop",
     "StopReason",
@@ -41,6 +45,7 @@ __all__ = [
     "SymbolTable",
     "UnknownSymbol",
     "Watch",
+    "When",
     "parse_fetch",
     "parse_probe",
 ]

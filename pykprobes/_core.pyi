@@ -86,6 +86,7 @@ class KernelLayout:
     window_end: int
 
 class KprobeStats:
+    number: int
     hits: int
     nmissed: int
     misses: Sequence[int]
@@ -96,27 +97,31 @@ class KprobeState:
     status: int
     locked: int
 
-class Fetch:
-    base: int
-    reg: int
-    derefs: int
-    size: int
-    is_signed: int
-    bit_offset: int
-    bit_width: int
-    imm: int
-    offset: Any
+class FieldOp:
+    """Opaque: struct field_op."""
+
+class Ring:
+    data: Any
+    capacity: int
+    stride: int
+    full: int
+    begun: int
+    written: int
+    drained: int
+    dropped: int
 
 class Action:
     kind: int
     count: int
+    passed: int
     faults: int
-    field: Fetch
-    bins: Any
-    nbins: int
-    lo: int
-    width: int
-    next: Any
+    used: int
+    others: int
+    state: int
+    ring: Ring
+    program: Any
+    fields: Any
+    nfields: int
 
 class _FFI:
     NULL: Any
@@ -131,6 +136,24 @@ class _FFI:
     ) -> Callable[[_Function], _Function]: ...
 
 class _Lib:
+    ACTION_COUNT: int
+    ACTION_STOP: int
+    ACTION_WHEN: int
+    ACTION_EVERY: int
+    ACTION_RANDOM: int
+    ACTION_HIST_LOG2: int
+    ACTION_HIST_LINEAR: int
+    ACTION_HIST_EDGES: int
+    ACTION_HIST_KEYS: int
+    ACTION_RECORD: int
+    RECORD_VALUE: int
+    RECORD_ARRAY: int
+    RECORD_STRING: int
+    RING_DROP_OLDEST: int
+    RING_DROP_NEWEST: int
+    RING_STOP: int
+    FIELD_END: int
+    FIELD_DEPTH: int
     STOP_NONE: int
     STOP_UNTIL: int
     STOP_LIMIT: int
@@ -155,13 +178,6 @@ class _Lib:
     PROBE_PRE: int
     PROBE_POST: int
     PROBE_FAULT: int
-    FETCH_REG: int
-    FETCH_SP: int
-    FETCH_IMM: int
-    ACTION_COUNT: int
-    ACTION_HIST_LINEAR: int
-    ACTION_HIST_LOG2: int
-    ACTION_STOP: int
     pykprobes_callback: Any
     pykprobes_pre: Any
 
@@ -193,18 +209,23 @@ class _Lib:
     def machine_kernel_layout(self, m: Machine) -> KernelLayout: ...
     def machine_claim_trap(self, m: Machine, vector: int, on: int) -> None: ...
     def machine_frame(self, m: Machine) -> Frame: ...
-    def machine_fetch(self, m: Machine, f: Fetch, ret: Any) -> int: ...
+    def machine_fetch(self, m: Machine, program: FieldOp, ret: Any) -> int: ...
+    def machine_fetch_string(self, m: Machine, lin: int, buf: Any, max: int) -> int: ...
+    def field_check(self, program: FieldOp, n: int) -> int: ...
+    def ring_copy(self, r: Ring, first: int, end: int, out: Any) -> int: ...
+    def ring_give(self, r: Ring, data: Any) -> None: ...
+    def action_prepare(self, a: Action) -> None: ...
     def machine_claim(self, m: Machine, kind: int, first: int, last: int, id: int) -> int: ...
     def machine_release(self, m: Machine, kind: int, id: int) -> None: ...
     def machine_access(self, m: Machine) -> DeviceAccess: ...
     def machine_watch(
-        self, m: Machine, first: int, last: int, kinds: int, id: int, python: int, action: Any
+        self, m: Machine, first: int, last: int, kinds: int, id: int, python: int, actions: Any
     ) -> int: ...
     def machine_watch_hits(self, m: Machine, id: int) -> int: ...
     def machine_unwatch(self, m: Machine, id: int) -> None: ...
     def machine_watch_event(self, m: Machine) -> WatchEvent: ...
     def machine_build(self) -> Any: ...
-    def kprobe_register(self, m: Machine, addr: int, handlers: int, action: Any) -> int: ...
+    def kprobe_register(self, m: Machine, addr: int, handlers: int, actions: Any) -> int: ...
     def kprobe_unregister(self, m: Machine, id: int) -> int: ...
     def kprobe_stats(self, m: Machine, id: int) -> KprobeStats: ...
     def kprobe_saved_opcode(self, m: Machine, id: int) -> int: ...

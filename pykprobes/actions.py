@@ -1,25 +1,22 @@
-"""Actions: handlers that run in C at a hit, at a few nanoseconds each."""
+"""Actions: what C does at a hit, at a few nanoseconds each. Histograms and records have modules of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import zip_longest
+from collections.abc import Mapping, Sequence
 from operator import index
 from typing import TYPE_CHECKING
 
-import numpy
-
-from .binding_actions import CoreAction
+from .binding_actions import CoreAction, CoreChain
 from .fetchargs import FetchArg, parse_fetch
-from .histogram import bars, interval_labels, trim
+from .filters import compile_filter
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from .binding import Core
+    from .programs import Op
     from .symbols import SymbolTable
 
-LOG2_BINS = 65
-BINS_MAX = 1 << 20
+CHAIN_MAX = 64
+Fields = Mapping[str, FetchArg]
 
 
 class Action:
@@ -27,26 +24,34 @@ class Action:
 
     def __init__(self, core: CoreAction) -> None:
         self._core = core
-        self._following: Action | None = None
         self._users = 0
-        self._owner: object = None
+        self._owner: Core | None = None
+        self._programs: list[list[Op]] = []
 
     @property
     def count(self) -> int:
         """Hits seen."""
-        return self._core.c.count
+        return int(self._core.c.count)
 
     @property
     def faults(self) -> int:
-        """Hits whose value could not be read from memory."""
-        return self._core.c.faults
+        """Hits at which a value could not be computed: memory that is not there, a division by zero."""
+        return int(self._core.c.faults)
 
     def reset(self) -> None:
         """Forget what was counted."""
         self._core.reset()
 
-    def _resolve(self, symbols: SymbolTable) -> None:
-        """Look up symbols that a field names."""
+    def _fields(self) -> Fields:
+        """Named fields, which filters of the same chain may use."""
+        return {}
+
+    def _compile(self, lookup: Lookup, names: Fields) -> list[list[Op]]:
+        """The action's programs, for symbols and names as they are for one probe; ValueError."""
+        return []
+
+    def _load(self, programs: list[list[Op]]) -> None:
+        """Give the programs to C."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.count:,} hits>"
@@ -70,140 +75,128 @@ class Stop(Action):
         super().__init__(CoreAction("stop"))
 
 
-class Hist(Action):
-    """A histogram of a fetch argument: powers of two, or `bins` equal bins over ``range=(low, high)``.
-
-    ``counts`` and ``edges`` are as numpy.histogram has them: bin i holds edges[i] <= value < edges[i + 1].
-    Linear histograms count what lies outside in ``under`` and ``over``.
-
-    >>> hist = Hist("len", "+12(%sp):u32", bins="log2")
-    >>> len(hist.counts), hist.edges[:5].tolist()
-    (33, [0, 1, 2, 4, 8])
-    >>> Hist("n", "%ax:u8", bins=4, range=(0, 256)).edges.tolist()
-    [0, 64, 128, 192, 256]
-    """
-
-    def __init__(
-        self, name: str, fetch: str | FetchArg, bins: str | int = "log2", range: tuple[int, int] | None = None
-    ) -> None:
-        self.name = name
-        self.field = fetch if isinstance(fetch, FetchArg) else parse_fetch(fetch, name)
-        if isinstance(bins, str):
-            self._bins = self._log2(bins, range)
-            super().__init__(CoreAction("log2", self._bins))
-        else:
-            self._bins, low, width = self._linear(bins, range)
-            super().__init__(CoreAction("linear", self._bins, low, width))
-        if self.field.symbol is None:
-            self._core.set_field(self.field, 0)
-
-    def _log2(self, bins: str, range: tuple[int, int] | None) -> NDArray[numpy.uint64]:
-        if bins != "log2":
-            raise ValueError(f"bins is a number or 'log2', not {bins!r}")
-        if range is not None:
-            raise ValueError("log2 bins have no range")
-        if self.field.signed:
-            raise ValueError(f"log2 bins need an unsigned field: {self.field} is signed")
-        used = self.field.bits + 1
-        self.edges = numpy.array([0, *(min(1 << k, (1 << 64) - 1) for k in _upto(used))], dtype=numpy.uint64)
-        self._shown = slice(0, used)
-        return numpy.zeros(LOG2_BINS, dtype=numpy.uint64)
-
-    def _linear(self, bins: int, range: tuple[int, int] | None) -> tuple[NDArray[numpy.uint64], int, int]:
-        bins = index(bins)
-        if not 0 < bins <= BINS_MAX:
-            raise ValueError(f"bins is 1 to {BINS_MAX}, not {bins}")
-        if range is None:
-            raise ValueError("linear bins need range=(low, high)")
-        low, high = map(index, range)
-        if not -(1 << 63) <= low < high <= (1 << 63) - 1:
-            raise ValueError(f"range=(low, high) needs low < high within 64 bits, not {range}")
-        width = -(-(high - low) // bins)
-        if low + width * bins > (1 << 63) - 1:
-            raise ValueError(f"range {range} in {bins} bins goes beyond 64 bits")
-        self.edges = numpy.array([low + width * i for i in _upto(bins + 1)], dtype=numpy.int64)
-        self._shown = slice(1, -1)
-        return numpy.zeros(bins + 2, dtype=numpy.uint64), low, width
+class _Filter(Action):
+    """An action that decides whether those behind it see the hit."""
 
     @property
-    def counts(self) -> NDArray[numpy.uint64]:
-        """Hits per bin: a live view that cannot be written."""
-        view = self._bins[self._shown]
-        view.flags.writeable = False
-        return view
-
-    @property
-    def under(self) -> int:
-        """Values below the range."""
-        return int(self._bins[0]) if self._shown.start else 0
-
-    @property
-    def over(self) -> int:
-        """Values at or above the range's end."""
-        return int(self._bins[-1]) if self._shown.start else 0
-
-    def reset(self) -> None:
-        """Forget what was counted."""
-        super().reset()
-        self._bins[:] = 0
-
-    def text(self, width: int = 50) -> list[str]:
-        """Lines of text bars, without the empty bins at both ends."""
-        counts = [int(count) for count in self.counts]
-        first, last = trim(counts)
-        labels = interval_labels([int(edge) for edge in self.edges[first : last + 1]])
-        lines = bars(labels, counts[first:last], width)
-        for name, value in (("below", self.under), ("above", self.over), ("unreadable", self.faults)):
-            if value:
-                lines.append(f"{name}: {value:,}")
-        return lines
-
-    def _resolve(self, symbols: SymbolTable) -> None:
-        if self.field.symbol is not None:
-            try:
-                address = symbols[self.field.symbol]
-            except KeyError as error:
-                raise ValueError(f"field {self.field}: {symbols.missing(self.field.symbol)}") from error
-            self._core.set_field(self.field, address)
+    def passed(self) -> int:
+        """Hits that went on to the next action."""
+        return int(self._core.c.passed)
 
     def __repr__(self) -> str:
-        return f"<Hist {self.field} {self.count:,} hits>"
+        return f"<{type(self).__name__} {self.count:,} hits, {self.passed:,} passed>"
 
 
-def _upto(n: int) -> range:
-    """range, which a parameter's name hides above."""
-    return range(n)
+class When(_Filter):
+    """Lets a hit go on to the actions behind it when an expression is not 0; `pykprobes.filters` has the grammar.
+
+    Operands are numbers, fetch arguments, and fields by name: those given here and those of the chain's histograms and
+    records. A ValueError points at what is wrong; unknown names are told when the probe is registered.
+
+    >>> When("len > 4096 && %ax == 3", len="+12(%sp):u32")
+    <When len > 4096 && %ax == 3, 0 hits, 0 passed>
+    """
+
+    def __init__(self, expression: str, **fields: str | FetchArg) -> None:
+        self.expression = expression
+        self.fields = {name: as_field(field, name) for name, field in fields.items()}
+        compile_filter(expression, self.fields, lambda name: 0, strict=False)
+        super().__init__(CoreAction("when"))
+
+    def _compile(self, lookup: Lookup, names: Fields) -> list[list[Op]]:
+        return [compile_filter(self.expression, {**names, **self.fields}, lookup)[0]]
+
+    def _load(self, programs: list[list[Op]]) -> None:
+        self._core.set_program(programs[0])
+
+    def __repr__(self) -> str:
+        return f"<When {self.expression}, {self.count:,} hits, {self.passed:,} passed>"
 
 
-def chain(actions: Action | Sequence[Action] | None) -> list[Action]:
-    """Check what was given as action= and return it as a list; TypeError or ValueError."""
-    if actions is None:
-        return []
-    listed = [actions] if isinstance(actions, Action) else list(actions)
+class Sample(_Filter):
+    """Lets every n-th hit go on to the actions behind it, or each with a probability, from a seed.
+
+    >>> Sample(100), Sample(probability=0.5, seed=1)
+    (<Sample 0 hits, 0 passed>, <Sample 0 hits, 0 passed>)
+    """
+
+    def __init__(self, every: int | None = None, *, probability: float | None = None, seed: int = 0) -> None:
+        if (every is None) == (probability is None):
+            raise ValueError("a sample is Sample(n) for every n-th hit, or Sample(probability=p, seed=s)")
+        if every is not None:
+            if not 0 < index(every) < 1 << 64:
+                raise ValueError(f"every={every}: every n-th hit needs an n of 1 or more")
+            super().__init__(CoreAction("every", every=index(every)))
+        elif probability is not None:
+            if not 0 <= probability <= 1:
+                raise ValueError(f"probability={probability} is not within 0 and 1")
+            self._seed = index(seed) & (1 << 64) - 1
+            threshold = min(int(probability * (1 << 64)), (1 << 64) - 1)
+            super().__init__(CoreAction("random", every=threshold, state=self._seed))
+
+    def reset(self) -> None:
+        """Forget what was counted, and begin again: the same hits will be chosen."""
+        super().reset()
+        self._core.c.state = getattr(self, "_seed", 0)
+
+
+class Lookup:
+    """Addresses of the symbols that fields name."""
+
+    def __init__(self, symbols: SymbolTable) -> None:
+        self._symbols = symbols
+
+    def __call__(self, name: str) -> int:
+        try:
+            return self._symbols[name]
+        except KeyError as error:
+            raise ValueError(f"a field names an unknown symbol: {self._symbols.missing(name)}") from error
+
+
+def as_field(field: str | FetchArg, name: str = "") -> FetchArg:
+    """A fetch argument given as text or parsed."""
+    return field if isinstance(field, FetchArg) else parse_fetch(field, name)
+
+
+def chain(actions: Action | Sequence[Action] | None, filter: str | None = None) -> list[Action]:
+    """Check what was given as action= and filter= and return it as a list; TypeError or ValueError."""
+    if isinstance(actions, (str, bytes)):
+        raise TypeError(f"an action is Count, Hist, Record, When, Sample or StopRun, not {type(actions).__name__}")
+    listed = [] if actions is None else [actions] if isinstance(actions, Action) else list(actions)
     for action in listed:
         if not isinstance(action, Action):
-            raise TypeError(f"an action is Count, Hist or StopRun, not {type(action).__name__}")
+            raise TypeError(f"an action is Count, Hist, Record, When, Sample or StopRun, not {type(action).__name__}")
     if len(set(map(id, listed))) < len(listed):
         raise ValueError("an action stands twice in one chain")
+    if len(listed) > CHAIN_MAX:
+        raise ValueError(f"{len(listed)} actions in one chain: at most {CHAIN_MAX}")
+    if filter is not None:
+        if not listed:
+            raise ValueError("a filter is for actions: give action= with it, or test in the handler")
+        listed.insert(0, When(filter))
     return listed
 
 
-def attach(actions: list[Action], owner: object, symbols: SymbolTable) -> CoreAction | None:
-    """Link a chain for a probe of the machine `owner`; ValueError before anything changed."""
-    links = list(zip_longest(actions, actions[1:]))
-    for action, following in links:
+def attach(actions: list[Action], owner: Core, symbols: SymbolTable) -> CoreChain | None:
+    """Prepare a chain for a probe of one machine; ValueError before anything changed."""
+    names = {name: field for action in actions for name, field in action._fields().items()}
+    lookup = Lookup(symbols)
+    compiled = []
+    for action in actions:
         if action._users and action._owner is not owner:
             raise ValueError(f"{action!r} is in use by another machine")
-        if action._users and action._following is not following:
-            raise ValueError(f"{action!r} is part of another probe's chain: chains can share only their tail")
+        programs = action._compile(lookup, names)
+        if action._users and programs != action._programs:
+            raise ValueError(f"{action!r} is in use by a probe for which its names mean something else")
+        compiled.append(programs)
+    for action, programs in zip(actions, compiled, strict=True):
         if not action._users:
-            action._resolve(symbols)
-    for action, following in links:
-        action._following = following
-        action._core.set_next(following._core if following else None)
+            action._load(programs)
+            action._programs = programs
+    for action in actions:
         action._users += 1
         action._owner = owner
-    return actions[0]._core if actions else None
+    return CoreChain([action._core for action in actions]) if actions else None
 
 
 def detach(actions: list[Action]) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any
 
 from ._core import ffi, lib
-from .binding_actions import fill_fetch
+from .binding_actions import program
 from .dispatch import RAISED, Dispatch
 from .records import Layout, Stats
 from .registers import PtRegs
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-    from ._core import Action, FpuState, Frame, Machine, StopInfo
-    from .binding_actions import CoreAction
+    from ._core import FpuState, Frame, Machine, StopInfo
+    from .binding_actions import CoreChain
     from .devices import Device
-    from .fetchargs import FetchArg
+    from .programs import Op
     from .watches import Watch
 
     Bins = NDArray[numpy.uint64]
@@ -97,6 +97,7 @@ class Core(Dispatch):
         self._m: Machine = ffi.gc(machine, lib.machine_destroy)
         self._closed = False
         self._thread: int | None = None
+        self._lock = Lock()
         self._depth = 0
         self._until: int | None = None
         self._scratch = ffi.new("uint8_t[]", SCRATCH)
@@ -150,8 +151,9 @@ class Core(Dispatch):
     @contextmanager
     def running(self) -> Iterator[None]:
         """Around the slices of a run: the machine is this thread's, and C's calls find their way here."""
-        self.handle  # noqa: B018 - raises when it is not
-        self._thread = get_ident()
+        with self._lock:
+            self.handle  # noqa: B018 - raises when it is not
+            self._thread = get_ident()
         _running[self.tag] = self
         self._depth += 1
         try:
@@ -163,6 +165,12 @@ class Core(Dispatch):
                 self._thread = None
                 self.verdict = 0
                 self.regs._forget()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[bool]:
+        """Whether no other thread is running the machine, and keep others from starting meanwhile."""
+        with self._lock:
+            yield self._thread is None or self._thread == get_ident()
 
     def run(self, slice: int) -> int:
         """Run up to `slice` instructions; the reason is a number of enum stop_reason."""
@@ -237,11 +245,11 @@ class Core(Dispatch):
         lib.machine_release(self.handle, kind, number)
         del self.devices[number]
 
-    def watch(self, address: int, length: int, kinds: int, watch: Watch, action: CoreAction | None) -> int:
+    def watch(self, address: int, length: int, kinds: int, watch: Watch, chain: CoreChain | None) -> int:
         """Put a watch in place; its number."""
         number = next(self._device_numbers)
-        wanted, chain = watch.handler is not None, ffi.NULL if action is None else action.c
-        if lib.machine_watch(self.handle, address, address + length - 1, kinds, number, wanted, chain):
+        wanted, actions = watch.handler is not None, ffi.NULL if chain is None else chain.c
+        if lib.machine_watch(self.handle, address, address + length - 1, kinds, number, wanted, actions):
             raise MemoryError(f"no memory is left for {watch!r}")
         self.watches[number] = watch
         return number
@@ -325,11 +333,11 @@ class Core(Dispatch):
 
     # Probes
 
-    def register(self, address: int, probe: Any, action: Action | None) -> int:
+    def register(self, address: int, probe: Any, chain: CoreChain | None) -> int:
         """Register a probe; its id, or -errno. The handlers are called as f(probe, regs, ...)."""
         pre, post, fault = probe.pre_handler, probe.post_handler, probe.fault_handler
         wanted = (lib.PROBE_PRE if pre else 0) | (lib.PROBE_POST if post else 0) | (lib.PROBE_FAULT if fault else 0)
-        number = lib.kprobe_register(self.handle, address, wanted, ffi.NULL if action is None else action)
+        number = lib.kprobe_register(self.handle, address, wanted, ffi.NULL if chain is None else chain.c)
         if number >= 0:
             self.enrol(number, probe)
         return number
@@ -343,7 +351,7 @@ class Core(Dispatch):
 
     def stats(self, number: int) -> Stats:
         stats = lib.kprobe_stats(self.handle, number)
-        return Stats(stats.hits, stats.nmissed, tuple(stats.misses))
+        return Stats(stats.hits, stats.nmissed, tuple(stats.misses), stats.number)
 
     def saved_opcode(self, number: int) -> int:
         return lib.kprobe_saved_opcode(self.handle, number)
@@ -358,14 +366,16 @@ class Core(Dispatch):
         lib.kprobe_get_state(self.handle, state)
         return {"cpu": state.cpu, "running": state.running, "status": state.status, "locked": state.locked}
 
-    def fetch(self, arg: FetchArg, symbol: int) -> int | None:
-        """A fetch argument's value for the running handler, None when memory is not readable."""
-        compiled, value = ffi.new("struct fetch *"), ffi.new("uint64_t *")
-        fill_fetch(compiled, arg, symbol)
-        if lib.machine_fetch(self.handle, compiled, value):
-            return None
-        unsigned = int(value[0])
-        return unsigned - (1 << 64) if arg.signed and unsigned >> 63 else unsigned
+    def fetch(self, ops: list[Op]) -> int | None:
+        """The unsigned value of a field program for the running handler, None when it has none."""
+        value = ffi.new("uint64_t *")
+        return None if lib.machine_fetch(self.handle, program(ops), value) else int(value[0])
+
+    def string(self, address: int, size: int) -> bytes | None:
+        """The string at an address, cut at `size` bytes; None where no memory is."""
+        text = ffi.new("char[]", size)
+        length = lib.machine_fetch_string(self.handle, address, text, size)
+        return None if length < 0 else bytes(ffi.buffer(text, length))
 
     # What C calls
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
-from .actions import Action, Count, Hist
+from .actions import Action, Count
 from .demo import demo
 from .errors import ImportUnbound, MachineFault
 from .fetchargs import FetchArg
+from .hist import Hist
 from .machine import Machine
 from .probespec import ProbeSpec, parse_place, parse_probe
 from .report import Report

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .actions import Count, Hist
+from .actions import Count
+from .hist import Hist
 from .report import Report
 
 if TYPE_CHECKING:

@@ -5,16 +5,20 @@ r"""Fetch arguments: the kernel's probe-event syntax for values, compiled for C.
     arg   := [NAME "="] fetch [":" TYPE]
     fetch := "%" REG | "@" ADDR | "@" SYM [("+"|"-") OFFS] | "$stack" [N] | "$arg" N
            | ("+"|"-") ["u"] OFFS "(" fetch ")" | "\" IMM
-    TYPE  := u8 ... u64 | s8 ... s64 | x8 ... x64 | char | "b" WIDTH "@" BITOFFS "/" CONTAINER
+    TYPE  := BASE ["[" N "]"] | "b" WIDTH "@" BITOFFS "/" CONTAINER
+    BASE  := u8 ... u64 | s8 ... s64 | x8 ... x64 | char | symbol | string | ustring
 
 ``%sp`` is the interrupted stack pointer. ``$argN`` is right at a function's first instruction, with arguments
-on the stack (cdecl). The type is x32 where none is given.
+on the stack (cdecl). ``$retval`` is for return probes. The type is x32 where none is given. Arrays and strings are
+memory: their fetch ends with an access, and names its first byte. ``string[N]`` is an array of pointers to strings.
+User memory is where kernel memory is: "u" and ustring make no difference.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 WORDS = {  # index of a register in struct pt_regs, by the kernel's name
     "bx": 0, "cx": 1, "dx": 2, "si": 3, "di": 4, "bp": 5, "ax": 6,
@@ -22,16 +26,18 @@ WORDS = {  # index of a register in struct pt_regs, by the kernel's name
 }  # fmt: skip
 SP = -1
 MAX_DEREFS = 8
+MAX_ARRAY = 64
 NOT_IN_FRAME = ("ss", "fs", "gs")
-NOT_SCALAR = ("string", "ustring", "symbol", "symstr", "%pd", "%pD")
+NOT_HERE = ("symstr", "%pd", "%pD")
 
 
 @dataclass(frozen=True, slots=True)
 class FetchArg:
-    """One parsed fetch argument.
+    """One parsed fetch argument, made by parse_fetch.
 
     ``register`` is a word of pt_regs, SP, or None for an immediate, which is ``value`` or the address of
-    ``symbol`` plus ``value``. Every number in ``offsets`` is added before memory is followed once.
+    ``symbol`` plus ``value``. Every number in ``offsets`` is added before memory is followed once. ``count`` is the
+    length of an array, 0 for a single value; ``size`` is in bytes, of one element, and 1 for strings.
 
     >>> arg = parse_fetch("len=+12(%sp):u32")
     >>> arg.name, arg.register == SP, arg.offsets, arg.size
@@ -51,6 +57,9 @@ class FetchArg:
     hexadecimal: bool = False
     bit_width: int = 0
     bit_offset: int = 0
+    count: int = 0
+    kind: str = "number"  # or char, symbol, string
+    at_return: bool = False
 
     def __str__(self) -> str:
         return f"{self.name}={self.text}" if self.name else self.text
@@ -60,21 +69,45 @@ class FetchArg:
         """Width of the value in bits."""
         return self.bit_width or 8 * self.size
 
-    def format(self, value: int) -> str:
-        """A value as the kernel prints it: x in hexadecimal, u and s in decimal.
+    @property
+    def scalar(self) -> bool:
+        """Is it one number?"""
+        return not self.count and self.kind != "string"
 
-        >>> parse_fetch("%ax").format(255), parse_fetch("%ax:u8").format(255)
-        ('0xff', '255')
+    @property
+    def unsigned64(self) -> bool:
+        """Can it be beyond a signed 64-bit number?"""
+        return self.scalar and not self.signed and self.bits == 64
+
+    def format(self, value: int) -> str:
+        """A value as the kernel prints it: x in hexadecimal, u and s in decimal, char as a character.
+
+        >>> parse_fetch("%ax").format(255), parse_fetch("%ax:u8").format(255), parse_fetch("%ax:char").format(65)
+        ('0xff', '255', "'A'")
         """
+        if self.kind == "char":
+            return repr(chr(value))
         return f"{value:#x}" if self.hexadecimal else str(value)
 
 
 def parse_fetch(text: str, name: str = "") -> FetchArg:
     """Parse ``[NAME=]fetch[:TYPE]``. A ValueError names the column at which it goes wrong."""
-    return _Parser(text).argument(name)
+    return Parser(text).argument(name)
 
 
-class _Parser:
+class Type(NamedTuple):
+    """What a TYPE says; see FetchArg."""
+
+    size: int = 4
+    signed: bool = False
+    hexadecimal: bool = True
+    bit_width: int = 0
+    bit_offset: int = 0
+    length: int = 0
+    kind: str = "number"
+
+
+class Parser:
     """Recursive descent over one argument; ``at`` is the column of the next character."""
 
     def __init__(self, text: str) -> None:
@@ -111,17 +144,23 @@ class _Parser:
         named = self.match(r"[A-Za-z_]\w*=")
         if named:
             name = named[:-1]
+        parsed = self.typed_fetch(name)
+        if self.at < len(self.text):
+            raise self.fail("nothing more is expected here")
+        return parsed
+
+    def typed_fetch(self, name: str) -> FetchArg:
+        """``fetch[:TYPE]`` from here on."""
         start = self.at
         register, symbol, value, offsets = self.fetch(0)
-        size, signed, hexadecimal, width, bit = 4, False, True, 0, 0
+        kind = Type()
         if self.match(":"):
-            size, signed, hexadecimal, width, bit = self.type()
-        if self.at < len(self.text):
-            hint = "arrays are not scalar" if self.text[self.at] == "[" else "nothing more is expected here"
-            raise self.fail(hint)
-        return FetchArg(
-            self.text[start:], name, register, symbol, value, offsets, size, signed, hexadecimal, width, bit
-        )
+            at = self.at
+            kind = self.type()
+            if (kind.length or kind.kind == "string") and not offsets:
+                raise self.fail("arrays and strings are memory: the fetch must be +OFFSET(...) or @ADDRESS", at)
+        text = self.text[start : self.at]
+        return FetchArg(text, name, register, symbol, value, offsets, *kind, "$retval" in text)
 
     def fetch(self, depth: int) -> tuple[int | None, str | None, int, tuple[int, ...]]:
         start = self.at
@@ -171,9 +210,9 @@ class _Parser:
             return SP, None, 0, ()
         if self.match("arg"):
             return SP, None, 0, (4 * self.number("N of $argN", 1, 128),)
-        if self.match("retval"):
-            raise self.fail("$retval is known in return probes only", start)
-        raise self.fail("there are $stack, $stackN and $argN", start)
+        if self.match(r"retval(?!\w)"):
+            return WORDS["ax"], None, 0, ()
+        raise self.fail("there are $stack, $stackN, $argN and $retval", start)
 
     def address(self) -> tuple[str | None, int]:
         if re.match("[0-9]", self.text[self.at :]):
@@ -187,26 +226,40 @@ class _Parser:
 
     def immediate(self) -> int:
         if self.match('"'):
-            raise self.fail("text is not scalar: only numbers can follow \\")
+            raise self.fail("only a number can follow \\")
         negative = self.match("-")
         value = self.number("an immediate", 0, 0xFFFFFFFF)
         return -value & 0xFFFFFFFF if negative else value
 
-    def type(self) -> tuple[int, bool, bool, int, int]:
+    def type(self) -> Type:
         start = self.at
-        simple = self.match(r"[usx](8|16|32|64)(?!\w)")
-        if simple:
-            return int(simple[1:]) // 8, simple[0] == "s", simple[0] == "x", 0, 0
-        if self.match(r"char(?!\w)"):
-            return 1, False, False, 0, 0
         if self.match(r"b(?=[0-9])"):
-            return self.bit_field(start)
+            kind = self.bit_field(start)
+            if self.text[self.at : self.at + 1] == "[":
+                raise self.fail("there are no arrays of bit fields")
+            return kind
         name = self.match(r"[%\w]+") or ""
-        if name in NOT_SCALAR:
-            raise self.fail(f"{name} is not a scalar type", start)
-        raise self.fail("a type is u8 to u64, s8 to s64, x8 to x64, char or bWIDTH@OFFSET/CONTAINER", start)
+        simple = re.fullmatch(r"([usx])(8|16|32|64)", name, re.ASCII)
+        if simple:
+            kind = Type(int(simple[2]) // 8, simple[1] == "s", simple[1] == "x")
+        elif name in ("string", "ustring"):
+            kind = Type(1, False, False, kind="string")
+        elif name in ("char", "symbol"):
+            kind = Type(1 if name == "char" else 4, False, name == "symbol", kind=name)
+        elif name in NOT_HERE:
+            raise self.fail(f"{name} needs a kernel's own tables, which are not known here", start)
+        else:
+            known = "u8 to u64, s8 to s64, x8 to x64, char, symbol, string or bWIDTH@OFFSET/CONTAINER"
+            raise self.fail(f"a type is {known}", start)
+        return kind._replace(length=self.array()) if self.match(r"\[") else kind
 
-    def bit_field(self, start: int) -> tuple[int, bool, bool, int, int]:
+    def array(self) -> int:
+        count = self.number("an array's length", 1, MAX_ARRAY)
+        if not self.match(r"\]"):
+            raise self.fail("']' is expected here")
+        return count
+
+    def bit_field(self, start: int) -> Type:
         found = re.compile(r"([0-9]{1,3})@([0-9]{1,3})/([0-9]{1,3})", re.ASCII).match(self.text, self.at)
         if not found:
             raise self.fail("a bit field is bWIDTH@OFFSET/CONTAINER, such as b4@8/32", start)
@@ -216,4 +269,4 @@ class _Parser:
         if not width or width + offset > container:
             raise self.fail(f"the bit field does not fit into {container} bits", start)
         self.at = found.end()
-        return container // 8, False, False, width, offset
+        return Type(container // 8, False, False, width, offset)

@@ -318,12 +318,16 @@ class Machine(Board):
         post_handler: PostHandler | None = None,
         fault_handler: FaultHandler | None = None,
         action: Action | Sequence[Action] | None = None,
+        filter: str | None = None,
     ) -> Any:
-        """Make and register a probe. Without handler and action: a decorator for the pre_handler, giving the probe."""
-        if pre_handler is None and post_handler is None and fault_handler is None and action is None:
+        """Make and register a probe. Without handler and action: a decorator for the pre_handler, giving the probe.
+
+        ``filter`` is put before the actions as `When` (filter).
+        """
+        if pre_handler is None and post_handler is None and fault_handler is None and (action, filter) == (None, None):
             self._probes.resolve(Kprobe(where, offset))
             return lambda handler: self.kprobe(where, offset, handler)
-        probe = Kprobe(where, offset, pre_handler, post_handler, fault_handler, action)
+        probe = Kprobe(where, offset, pre_handler, post_handler, fault_handler, action, filter)
         self._probes.register(probe)
         return probe
 
@@ -331,14 +335,16 @@ class Machine(Board):
         """How many probes each of the 64 buckets of the patch's table holds."""
         return self._core.occupancy()
 
-    def fetch(self, arg: str | FetchArg) -> int | None:
-        """In a handler: the value of a fetch argument, None when its memory cannot be read."""
-        from .fetchargs import parse_fetch
+    def fetch(self, arg: str | FetchArg) -> Any:
+        """In a handler: the value of a fetch argument, None when its memory cannot be read.
 
-        parsed = parse_fetch(arg) if isinstance(arg, str) else arg
+        Numbers are int, strings bytes (cut at 4,096), arrays lists of them.
+        """
+        from .fetch import fetch
+
         if not self._core.in_handler:
             raise RuntimeError("fetch arguments have values in handlers only")
-        return self._core.fetch(parsed, self.address(parsed.symbol) if parsed.symbol else 0)
+        return fetch(self._core, arg, self.address)
 
     # What other modules use
 

@@ -15,6 +15,7 @@ from .records import MISSES, Stats
 from .symbols import UnknownSymbol
 
 if TYPE_CHECKING:
+    from .binding_actions import CoreChain
     from .machine import Machine
     from .registers import PtRegs
 
@@ -30,7 +31,8 @@ class Kprobe:
 
     ``pre_handler(p, regs)`` runs before the instruction, ``post_handler(p, regs, flags)`` after it and
     ``fault_handler(p, regs, trapnr)``, at a fault meanwhile, returns whether it dealt with it. ``action`` is one
-    action or a list of them; actions run before the pre_handler. Counters stay readable after unregistering.
+    action or a list of them; they run before the pre_handler, for hits that pass the ``filter``. Counters stay
+    readable after unregistering.
 
     >>> Kprobe("crc32+4", action=None)
     <Kprobe crc32+0x4, not registered>
@@ -44,6 +46,7 @@ class Kprobe:
         post_handler: PostHandler | None = None,
         fault_handler: FaultHandler | None = None,
         action: Action | Sequence[Action] | None = None,
+        filter: str | None = None,
     ) -> None:
         self.symbol: str | None = None
         offset = index(offset)
@@ -63,11 +66,12 @@ class Kprobe:
         self.pre_handler = pre_handler
         self.post_handler = post_handler
         self.fault_handler = fault_handler
-        self._actions = chain(action)
+        self._actions = chain(action, filter)
         self.action = action
         self.address: int | None = None if self.symbol else self._base + offset
         self.machine: Machine | None = None
         self._id = -1
+        self._chain: CoreChain | None = None
         self._stats = Stats()
 
     @property
@@ -86,6 +90,11 @@ class Kprobe:
     def hits(self) -> int:
         """How often the probe was hit and handled."""
         return self.stats.hits
+
+    @property
+    def number(self) -> int:
+        """The column `probe` of records: no other probe of the machine ever has it. -1 before it is registered."""
+        return self.stats.number
 
     @property
     def nmissed(self) -> int:
@@ -159,12 +168,12 @@ class ProbeTable:
         address = self.resolve(probe)
         if self._check and address not in self._by_address:
             self._check_boundary(probe, address)
-        head = attach(probe._actions, core, machine.symbols)
-        number = core.register(address, probe, head.c if head else None)
+        chained = attach(probe._actions, core, machine.symbols)
+        number = core.register(address, probe, chained)
         if number < 0:
             detach(probe._actions)
             raise KprobeError(-number, self._why(-number, probe, address))
-        probe.address, probe.machine, probe._id = address, machine, number
+        probe.address, probe.machine, probe._id, probe._chain = address, machine, number, chained
         self._by_address[address] = probe
         self._armed(address, BREAKPOINT)
 
@@ -198,7 +207,7 @@ class ProbeTable:
 
     @staticmethod
     def _release(probe: Kprobe, stats: Stats) -> None:
-        probe._stats, probe._id, probe.machine = stats, -1, None
+        probe._stats, probe._id, probe.machine, probe._chain = stats, -1, None, None
         detach(probe._actions)
 
     def _why(self, code: int, probe: Kprobe, address: int) -> str:

@@ -31,3 +31,4 @@ class Stats(NamedTuple):
     hits: int = 0
     nmissed: int = 0
     misses: tuple[int, ...] = (0,) * len(MISSES)
+    number: int = -1

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .actions import Hist
+from .hist import Hist
 from .histogram import occupancy_bars
 
 if TYPE_CHECKING:

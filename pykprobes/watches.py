@@ -10,6 +10,7 @@ from .actions import Action, attach, chain, detach
 from .memory import address_range
 
 if TYPE_CHECKING:
+    from .binding_actions import CoreChain
     from .machine import Machine
     from .registers import Registers
 
@@ -59,6 +60,7 @@ class Watch:
             if not self._actions:
                 raise TypeError("a watch needs a handler or an action")
         self._machine: Machine | None = None
+        self._chain: CoreChain | None = None
         self._number = -1
         self._hits = 0
 
@@ -92,13 +94,13 @@ class Watch:
 
 def watch(machine: Machine, made: Watch) -> Watch:
     """Put a watch in place."""
-    action = attach(made._actions, machine, machine.symbols)
+    chained = attach(made._actions, machine._core, machine.symbols)
     try:
-        number = machine._core.watch(made.address, made.length, KINDS[made.kind], made, action)
+        number = machine._core.watch(made.address, made.length, KINDS[made.kind], made, chained)
     except BaseException:
         detach(made._actions)
         raise
-    made._machine, made._number = machine, number
+    made._machine, made._number, made._chain = machine, number, chained
     return made
 
 
@@ -108,5 +110,5 @@ def unwatch(machine: Machine, gone: Watch) -> None:
         raise ValueError(f"{gone!r} is no watch of this machine")
     gone._hits = gone.hits
     machine._core.unwatch(gone._number)
-    gone._machine = None
+    gone._machine = gone._chain = None
     detach(gone._actions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -82,7 +83,6 @@ def test_bit_fields_and_names() -> None:
         ("%eds", 2, "no register"),
         ("%ss", 2, "ring 0"),
         ("%fs", 2, "ring 0"),
-        ("$retval", 1, "return probes"),
         ("$comm", 1, "$stack"),
         ("$arg0", 5, "out of range"),
         ("+4", 3, "'('"),
@@ -93,14 +93,21 @@ def test_bit_fields_and_names() -> None:
         ("@", 2, "address or a symbol"),
         ("@0x100000000", 2, "out of range"),
         ("%ax:u7", 5, "type"),
-        ("%ax:string", 5, "scalar"),
-        ("+0(%ax):x8[4]", 11, "scalar"),
+        ("%ax:string", 5, "memory"),
+        ("$stack1x", 7, "number"),
+        ("$retvalue", 1, "$retval"),
+        ("%ax:x8[4]", 5, "memory"),
+        ("+0(%ax):x8[0]", 12, "out of range"),
+        ("+0(%ax):x8[65]", 12, "out of range"),
+        ("+0(%ax):x8[4", 13, "']'"),
+        ("+0(%ax):b4@0/32[2]", 16, "arrays"),
+        ("+0(%ax):symstr", 9, "tables"),
         ("%ax:b0@0/32", 5, "fit"),
         ("%ax:b9@24/32", 5, "fit"),
         ("%ax:b4@0/24", 5, "container"),
         ("%ax:b4", 5, "bit field"),
         ("%ax junk", 4, "nothing more"),
-        ('\\"text"', 3, "scalar"),
+        ('\\"text"', 3, "number"),
         ("+1(+2(+3(+4(+5(+6(+7(+8(+9(%di)))))))))", 25, "at most 8"),
         ("+1(+2(+3(+4(+5(+6(+7(+8(@9))))))))", 1, "at most 8"),
     ],
@@ -109,6 +116,18 @@ def test_errors_point_at_the_column(text: str, column: int, says: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"column {column}: ")) as caught:
         parse_fetch(text)
     assert says in str(caught.value)
+
+
+def test_arrays_and_strings() -> None:
+    array = parse_fetch("+8($stack):x8[8]")
+    assert (array.count, array.size, array.kind, array.scalar) == (8, 1, "number", False)
+    assert parse_fetch("+0(%di):s32[64]").signed
+    for text in ("+0(%di):string", "+u0(%di):ustring", "@0x3000:string"):
+        assert (parse_fetch(text).kind, parse_fetch(text).scalar) == ("string", False)
+    assert parse_fetch("+0(%di):string[3]").count == 3
+    assert (parse_fetch("%ax:symbol").size, parse_fetch("%ax:char").kind) == (4, "char")
+    assert parse_fetch("%ax:symbol").scalar
+    assert parse_fetch("$retval:s32").at_return and not parse_fetch("%ax").at_return
 
 
 def test_not_text() -> None:
@@ -133,18 +152,23 @@ VALUES = bytes(range(0x80, 0xA0))
 
 
 @pytest.fixture
-def fetched(machine: Machine) -> dict[str, int | None]:
+def fetched(machine: Machine) -> dict[str, Any]:
     """Values of fetch arguments at a probe in a program with known registers and memory."""
     texts = [
         "%ax", "%ax:u8", "%ax:s8", "%ax:s16", "%ax:u64", "%ax:b4@4/32", "%sp", "$stack", "$stack0",
         "$stack1", "+0(%bx):u8", "+0(%bx):s8", "+1(%bx):u16", "+0(%bx):u32", "+0(%bx):s32", "+0(%bx):u64",
         "+0(%bx):s64", "+0(%bx):b8@8/16", "+0(%bx):b64@0/64", "+0(+0(%cx)):u8", "@0x3000:u16", "@0x3002:u8",
         "\\0x1234", "\\-2:s32", "%ip", "%flags:b1@1/32", "+0(%dx):u32", "-4(%si):u8",
+        "+0(%bx):u8[3]", "+1(%bx):s16[2]", "+0x1000(%di):string", "+0x1004(%di):string[2]", "+0x1004(%di):string[1]",
+        "+0(%dx):string", "+0(%dx):u8[2]", "+0(%dx):string[2]", "+4($stack):u32[1]", "+4($stack):u8[2]",
+        "@0x4100:string",
     ]  # fmt: skip
     machine.load(b"\x90\xf4", at=0x2000)
     machine.memory.write(0x3000, VALUES)
     machine.memory.write_u32(0x3100, 0x3005)
-    values: dict[str, int | None] = {}
+    machine.memory.write(0x4100, b"probe\0" + bytes(3))
+    machine.memory.write(0x4F00, b"at" + bytes(2) + (0x4100).to_bytes(4, "little") + (0x70000000).to_bytes(4, "little"))
+    values: dict[str, Any] = {}
 
     def handler(p: object, regs: object) -> None:
         values.update({text: machine.fetch(text) for text in texts})
@@ -152,13 +176,14 @@ def fetched(machine: Machine) -> dict[str, int | None]:
     machine.kprobe(0x2000, pre_handler=handler)
     machine.regs.eax, machine.regs.ebx, machine.regs.ecx = 0x89ABCDEF, 0x3000, 0x3100
     machine.regs.edx, machine.regs.esi, machine.regs.eip = 0x70000000, 0x3004, 0x2000
+    machine.regs.edi = 0x3F00
     machine.push(0x22222222, 0x11111111)
     values["esp"] = machine.regs.esp
     machine.run(max_instructions=10)
     return values
 
 
-def test_values(fetched: dict[str, int | None]) -> None:
+def test_values(fetched: dict[str, Any]) -> None:
     esp = fetched["esp"]
     eight = int.from_bytes(VALUES[:8], "little")
     expected = {
@@ -168,7 +193,10 @@ def test_values(fetched: dict[str, int | None]) -> None:
         "+0(%bx):s32": 0x83828180 - (1 << 32), "+0(%bx):u64": eight, "+0(%bx):s64": eight - (1 << 64),
         "+0(%bx):b8@8/16": 0x81, "+0(%bx):b64@0/64": eight, "+0(+0(%cx)):u8": 0x85, "@0x3000:u16": 0x8180,
         "@0x3002:u8": 0x82, "\\0x1234": 0x1234, "\\-2:s32": -2, "%flags:b1@1/32": 1, "+0(%dx):u32": None,
-        "-4(%si):u8": 0x80,
+        "-4(%si):u8": 0x80, "+0(%bx):u8[3]": [0x80, 0x81, 0x82], "+1(%bx):s16[2]": [0x8281 - 0x10000, 0x8483 - 0x10000],
+        "+0x1000(%di):string": b"at", "+0x1004(%di):string[2]": [b"probe", None], "+0x1004(%di):string[1]": [b"probe"],
+        "+0(%dx):string": None, "+0(%dx):u8[2]": None, "+0(%dx):string[2]": None, "+4($stack):u32[1]": [0x22222222],
+        "+4($stack):u8[2]": [0x22, 0x22], "@0x4100:string": b"probe",
     }  # fmt: skip
     assert {text: fetched[text] for text in expected} == expected
 
