@@ -75,14 +75,15 @@ static bool block_crosses(const struct block *b)
     return (b->phys & PAGE_MASK) + b->bytes > PAGE_SIZE;
 }
 
-static void block_make_stale(struct cpu *cpu, struct block *b)
+static void block_make_stale(struct block *b)
 {
-    struct block **at = &cpu->blocks[hash_phys(b->phys)];
+    struct block **at = &b->cpu->blocks[hash_phys(b->phys)];
     while (*at != b)
         at = &(*at)->hash_next;
     *at = b->hash_next;
     b->stale = true;
     b->ops[0].fn = stale;
+    b->cpu->code_changed = true;
 }
 
 /* Which of its two list nodes a block uses in the page that holds frame. */
@@ -96,7 +97,6 @@ void code_invalidate(struct machine *m, struct page *page, u32 offset, u32 size)
     if (!page->code || !bits_any(page->code, offset, size))
         return;
     struct block **at = &page->blocks;
-    bool any = false;
     memset(page->code, 0, PAGE_SIZE / 8);
     while (*at) {
         struct block *b = *at;
@@ -104,9 +104,8 @@ void code_invalidate(struct machine *m, struct page *page, u32 offset, u32 size)
         u32 from, to;
         block_range(b, node, &from, &to);
         if (b->stale || (from < offset + size && offset < to)) {
-            any |= !b->stale;
             if (!b->stale)
-                block_make_stale(m->cpu, b);
+                block_make_stale(b);
             *at = b->page_next[node];
         } else {
             bits_set(page->code, from, to - from);
@@ -118,15 +117,15 @@ void code_invalidate(struct machine *m, struct page *page, u32 offset, u32 size)
         page->code = NULL;
         page->probe_conflict = false;
     }
-    m->cpu->code_changed |= any;
 }
 
-void code_invalidate_lin(struct machine *m, u32 lin, u32 size)
+void code_invalidate_lin(struct cpu *cpu, u32 lin, u32 size)
 {
+    struct machine *m = cpu->machine;
     while (size) {
         u32 phys, n = PAGE_SIZE - (lin & PAGE_MASK);
         n = n < size ? n : size;
-        if (mmu_probe(m->cpu, lin, &phys)) {
+        if (mmu_probe(cpu, lin, &phys)) {
             struct page *page = memory_page(&m->mem, phys >> PAGE_SHIFT);
             if (page)
                 code_invalidate(m, page, phys & PAGE_MASK, n);
@@ -142,17 +141,22 @@ static bool block_in(const struct block *b, u32 first, u32 last)
     return (start >= first && start <= last) || (end >= first && end <= last);
 }
 
-void code_drop_frames(struct machine *m, u32 first, u32 last)
+static void drop_frames(struct cpu *cpu, u32 first, u32 last)
 {
-    struct cpu *cpu = m->cpu;
     for (u32 i = 0; i < BLOCK_HASH_SIZE; i++)
         for (struct block *b = cpu->blocks[i], *next; b; b = next) {
             next = b->hash_next;
             if (block_in(b, first, last))
-                block_make_stale(cpu, b);
+                block_make_stale(b);
         }
     cpu->code_changed = true;
     tlb_flush(cpu);
+}
+
+void code_drop_frames(struct machine *m, u32 first, u32 last)
+{
+    for (u32 i = 0; i < m->cpu_count; i++)
+        drop_frames(m->cpus[i], first, last);
 }
 
 /* --- probes ----------------------------------------------------------------------------------------------- */
@@ -335,6 +339,7 @@ static struct block *block_build(struct cpu *cpu, const struct translation *t, c
         .phys_end = w->phys_end,
         .bytes = (u16)bytes,
         .first = *w->host,
+        .cpu = cpu,
     };
     memcpy(b->ops, t->ops, t->n * sizeof(struct op));
     return block_enter(cpu, b) ? b : NULL;
@@ -502,12 +507,13 @@ static void page_forget(struct page *page)
 
 void code_flush(struct machine *m)
 {
-    struct cpu *cpu = m->cpu;
-    code_mapping_changed(cpu);
-    cpu->stale_from = NULL;
+    for (u32 i = 0; i < m->cpu_count; i++) {
+        code_mapping_changed(m->cpus[i]);
+        m->cpus[i]->stale_from = NULL;
+        memset(m->cpus[i]->blocks, 0, BLOCK_HASH_SIZE * sizeof(*m->cpus[i]->blocks));
+    }
     for (u32 i = 0; i < 1024; i++)
         for (u32 k = 0; m->mem.directory[i] && k < 1024; k++)
             page_forget(&m->mem.directory[i][k]);
-    memset(cpu->blocks, 0, BLOCK_HASH_SIZE * sizeof(*cpu->blocks));
     arena_deinit(&m->arena);
 }

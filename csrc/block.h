@@ -24,9 +24,10 @@ struct block *block_find(struct cpu *cpu);
 /* The single instruction at cpu->eip with mode bit MODE_ONE, ignoring probes' bindings but not their bytes. */
 struct block *block_find_one(struct cpu *cpu);
 
-/* Bytes [offset, offset + size) of a page changed: blocks over them are stale. Sets code_changed. */
+/* Bytes [offset, offset + size) of a page changed: all CPUs' blocks over them are stale. Sets their code_changed.
+ * lin is as cpu sees it. */
 void code_invalidate(struct machine *m, struct page *page, u32 offset, u32 size);
-void code_invalidate_lin(struct machine *m, u32 lin, u32 size);
+void code_invalidate_lin(struct cpu *cpu, u32 lin, u32 size);
 
 /* Other things than before lie at these frames: drop code decoded there, without RAM too, and translations. */
 void code_drop_frames(struct machine *m, u32 first, u32 last);

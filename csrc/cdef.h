@@ -28,6 +28,7 @@ struct stop_info {
     uint64_t icount;            /* retired instructions */
     uint8_t bytes[16];          /* UNIMPLEMENTED: the instruction */
     uint8_t nbytes;
+    uint32_t cpu;               /* the CPU that ended the run */
 };
 
 /* The kernel's frame, on the guest's stack while a handler runs (seed: asm-i386/ptrace.h layout). */
@@ -61,6 +62,7 @@ enum kernel_kind { KERNEL_NONE, KERNEL_BUILTIN };
 
 struct machine_config {
     uint32_t memory_pages;      /* RAM from physical 0 */
+    uint32_t cpus;              /* 1 to CPUS_MAX; 0 is 1 */
     int32_t kernel;             /* enum kernel_kind */
     int32_t kprobes;            /* enum kprobes_mode */
     int32_t optimize;
@@ -77,13 +79,17 @@ int machine_run(machine *m, uint64_t slice);
 const struct stop_info *machine_stop_info(machine *m);
 void machine_set_until(machine *m, int set, uint32_t eip);
 uint64_t machine_icount(machine *m);
+/* Registers and memory are those of one CPU: of the one that executes, outside of runs the one that ended the last.
+ * Make them another's; what is returned gives them back. */
+enum { CPUS_MAX = 32 };     /* TSS descriptors and stacks that the built-in kernel side has room for */
+int machine_focus(machine *m, int cpu);
 /* Ask for an external interrupt before the next instruction that can take one, in the order of the calls. -1 if the
  * vector is pending already. */
-int machine_interrupt(machine *m, uint8_t vector);
+int machine_interrupt(machine *m, int cpu, uint8_t vector);
 /* The INTR pin's level, and whether CALLBACK_INTR gives vectors for it. */
 void machine_set_intr(machine *m, int level, int served);
 /* A non-maskable interrupt; one is kept while an NMI's handler runs, more are lost. */
-void machine_nmi(machine *m);
+void machine_nmi(machine *m, int cpu);
 /* A tick of vector every period instructions; period 0: off. */
 void machine_set_timer(machine *m, uint8_t vector, uint64_t period);
 /* A nested run keeps the interrupted one's whole CPU state: begin, set registers, run, end. -1: too deep. */
@@ -140,8 +146,9 @@ struct kernel_layout {
     uint32_t entry, entry_size; /* entry points, one per vector */
     uint32_t imports, import_stride, import_max; /* stubs that call CALLBACK_IMPORT */
     uint32_t call_return;       /* a function that returns here ends the run: STOP_UNTIL */
-    uint32_t stack_top;         /* initial esp */
-    uint32_t stack_bottom;      /* lowest mapped stack address; a guard page lies below */
+    uint32_t stack_top;         /* initial esp of CPU 0 */
+    uint32_t stack_bottom;      /* lowest mapped address of the last CPU's stack; a guard page lies below each */
+    uint32_t stack_stride;      /* from one CPU's stack down to the next one's */
     uint32_t window, window_end;/* all of the kernel side lies in [window, window_end] */
 };
 const struct kernel_layout *machine_kernel_layout(machine *m);
@@ -173,7 +180,7 @@ int kprobe_saved_opcode(machine *m, int id);
 /* Bucket of the patch's table for an address, and how many probes each of the 64 buckets holds. */
 uint32_t kprobe_hash(uint32_t addr);
 void kprobe_occupancy(machine *m, uint32_t counts[64]);
-/* kprobe_cpu: -1 when no hit is running; kprobe_running: probe id or -1; kprobe_status: 1 active, 2 single step,
+/* kprobe_cpu: -1 when no hit is running ("fixed": on this CPU); kprobe_running: probe id or -1; kprobe_status: 1 active, 2 single step,
  * 4 stepping a nested probe, 8 step done (the last two with "fixed"). */
 struct kprobe_state {
     int32_t cpu;

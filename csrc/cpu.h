@@ -118,6 +118,21 @@ struct fault {
     u32 address;                /* linear address for #PF: becomes CR2 at delivery */
 };
 
+/* A CPU stood at an address when so many instructions had retired there: one execution of the instruction. */
+struct moment {
+    bool set;
+    u32 lin;
+    u64 icount;
+};
+
+/* External interrupts that wait for a CPU: a ring of different vectors. */
+struct irq_queue {
+    u8 vector[256];
+    u8 first;                   /* the oldest one's place */
+    u32 count;
+    u64 pending[4];             /* bitmap of them */
+};
+
 /* Why control came back from decoded code to the run loop. */
 enum leave {
     LEAVE_LOOKUP,               /* go on at cpu->eip */
@@ -142,6 +157,7 @@ struct cpu {
     bool one;                   /* executing a MODE_ONE block */
     bool code_changed;          /* a store changed decoded code: leave the block after this instruction */
     bool halted;                /* in HLT */
+    bool parked;                /* waits to be started, as after INIT */
     bool nmi_blocked;           /* from an NMI's delivery to the next IRET */
     bool code_breaks;           /* DR7 enables a code breakpoint: the run loop looks before each block */
     struct fault fault;
@@ -152,7 +168,7 @@ struct cpu {
     u32 cr0, cr2, cr3, cr4;
     u32 pdpte[4];               /* with PAE: the page-directory pointers that the last load of CR3 read */
     u32 dr[8];                  /* DR0-3, 6, 7 (4 and 5 unused) */
-    u64 tsc_offset;             /* TSC = icount + tsc_offset */
+    u64 tsc_offset;             /* TSC = the machine's time + tsc_offset */
     u32 sysenter[3];            /* MSRs SYSENTER_CS, ESP, EIP */
     u64 pat;                    /* MSR PAT; memory has no types here, so that it is only kept */
     struct fpu fpu;
@@ -165,6 +181,13 @@ struct cpu {
     struct block *stale_from;   /* the stale block that was entered, or NULL */
     const struct op *next;      /* LOOP_DISPATCH: where to go on, NULL to leave */
     struct machine *machine;
+    u32 index;                  /* its number */
+    bool until_fresh;           /* it stood at the until address when that was set: the instruction has to run once */
+    bool nmi;                   /* an NMI is pending */
+    struct irq_queue irqs;
+    struct moment watch_passed; /* this execution has been told to those who watch it */
+    struct moment probe_resume; /* a run stopped at this hit's probe point: going on there is the same hit */
+    struct moment probe_missed; /* counted already */
     u32 cross_count;
     struct block_exit **cross;  /* exits linked into another page: undone by a TLB flush */
     struct block **blocks;      /* BLOCK_HASH_SIZE buckets by physical address */

@@ -39,7 +39,7 @@ static void drop_code(struct cpu *cpu, const u32 dr[8])
 {
     for (unsigned i = 0; i < 4; i++)
         if (is_code(dr[7], i))
-            code_invalidate_lin(cpu->machine, dr[i], 1);
+            code_invalidate_lin(cpu, dr[i], 1);
 }
 
 void debug_changed(struct cpu *cpu, const u32 old[8])

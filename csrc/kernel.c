@@ -14,6 +14,9 @@
 #define TRAP_STACK_PAGES 16u
 #define STACK_END 0xC0000000u
 #define STACK_PAGES 256u
+#define STACK_STRIDE PAGES(STACK_PAGES + 1)   /* from a CPU's stack to the next one's, below; a page stays unmapped */
+#define TRAP_STACK_STRIDE PAGES(TRAP_STACK_PAGES + 1)
+#define TSS_BYTES 128u
 #define STACK_MARGIN 16u        /* bytes above the first esp: the esp and ss words of a frame there can be read */
 
 /* Pages of the window; imports and the trap stack are several, with an unmapped page between. */
@@ -32,8 +35,11 @@ static const struct kernel_layout layout = {
     .import_max = PAGES(IMPORT_PAGES) / ENTRY_STRIDE,
     .call_return = WINDOW + PAGES(PAGE_RETURN),
     .stack_top = STACK_END - STACK_MARGIN, .stack_bottom = STACK_END - PAGES(STACK_PAGES),
+    .stack_stride = STACK_STRIDE,
     .window = WINDOW, .window_end = WINDOW + PAGES(PAGE_END) - 1,
 };
+
+_Static_assert(CPUS_MAX * TSS_BYTES <= PAGE_SIZE, "all TSSs lie in one page");
 
 static void put(struct machine *m, u32 lin, const u32 words[2])
 {
@@ -62,16 +68,19 @@ static void lay_gdt(struct machine *m)
     put_descriptor(m, KERNEL_DS, 0, FLAT_LIMIT, FLAT_DATA);
     put_descriptor(m, USER_CS, 0, FLAT_LIMIT, FLAT_CODE | DPL3);
     put_descriptor(m, USER_DS, 0, FLAT_LIMIT, FLAT_DATA | DPL3);
-    put_descriptor(m, KERNEL_TSS, layout.tss, TSS_LIMIT, TSS_BUSY);
-    put_descriptor(m, KERNEL_LDT, window(PAGE_LDT), PAGE_MASK, LDT_PRESENT);
+    for (u32 i = 0; i < m->cpu_count; i++) {
+        put_descriptor(m, kernel_selector(KERNEL_TSS, i), layout.tss + i * TSS_BYTES, TSS_LIMIT, TSS_BUSY);
+        put_descriptor(m, kernel_selector(KERNEL_LDT, i), window(PAGE_LDT), PAGE_MASK, LDT_PRESENT);
+    }
 }
 
 /* esp0 and ss0: where traps from ring 3 arrive (SDM vol. 3, 7.2.1). */
-static void lay_tss(struct machine *m)
+static void lay_tss(struct machine *m, u32 cpu)
 {
-    const u32 esp0[2] = {window(PAGE_END) - STACK_MARGIN, KERNEL_DS}, bitmap[2] = {0, 0x8000u << 16};
-    put(m, layout.tss + 4, esp0);
-    put(m, layout.tss + 0x60, bitmap);
+    const u32 top = window(PAGE_END) + cpu * TRAP_STACK_STRIDE, tss = layout.tss + cpu * TSS_BYTES;
+    const u32 esp0[2] = {top - STACK_MARGIN, KERNEL_DS}, bitmap[2] = {0, 0x8000u << 16};
+    put(m, tss + 4, esp0);
+    put(m, tss + 0x60, bitmap);
 }
 
 enum gate_type { INTERRUPT_GATE = 14, TRAP_GATE = 15 };
@@ -120,20 +129,26 @@ static struct segment flat(u16 selector, u16 attr)
     return (struct segment){.limit = 0xFFFFFFFF, .selector = selector, .attr = attr};
 }
 
-static void set_cpu(struct machine *m)
+static void set_cpu(struct machine *m, struct cpu *cpu)
 {
-    struct cpu *cpu = m->cpu;
     struct kernel *k = m->kernel;
 
+    /* TS is set as after a task switch: the first x87 instruction comes to math_state_restore. What is there then is
+     * what init_fpu gives a task that had not used the x87. */
+    fpu_init(&cpu->fpu);
+    cpu->cr3 = k->directory;
+    cpu->cr0 = CR0_PG | CR0_WP | CR0_NE | CR0_ET | CR0_TS | CR0_MP | CR0_PE;
+    tlb_flush(cpu);
     k->code = cpu->seg[CS] = flat(KERNEL_CS, FLAT_CODE);
     k->data = cpu->seg[DS] = cpu->seg[ES] = cpu->seg[SS] = flat(KERNEL_DS, FLAT_DATA);
     cpu->seg[FS] = cpu->seg[GS] = (struct segment){0};
-    cpu->seg[TR] = (struct segment){layout.tss, TSS_LIMIT, KERNEL_TSS, TSS_BUSY};
-    cpu->seg[LDTR] = (struct segment){window(PAGE_LDT), PAGE_MASK, KERNEL_LDT, LDT_PRESENT};
+    cpu->seg[TR] = (struct segment){layout.tss + cpu->index * TSS_BYTES, TSS_LIMIT, kernel_selector(KERNEL_TSS, cpu->index),
+                                    TSS_BUSY};
+    cpu->seg[LDTR] = (struct segment){window(PAGE_LDT), PAGE_MASK, kernel_selector(KERNEL_LDT, cpu->index), LDT_PRESENT};
     cpu->gdtr = (struct dtable){layout.gdt, PAGE_MASK};
     cpu->idtr = (struct dtable){layout.idt, 256 * 8 - 1};
     memset(cpu->gpr, 0, sizeof cpu->gpr);
-    cpu->gpr[ESP] = layout.stack_top;
+    cpu->gpr[ESP] = layout.stack_top - cpu->index * STACK_STRIDE;
     cpu->eip = 0;
     cpu_set_eflags(cpu, EFLAGS_IF);
     mode_update(cpu);
@@ -143,9 +158,15 @@ static void set_cpu(struct machine *m)
 static bool map_window(struct machine *m)
 {
     return kernel_map(m, window(PAGE_GDT), PAGE_RETURN - PAGE_GDT, MAP_WRITE) == 0 &&
-           kernel_map(m, window(PAGE_RETURN), PAGE_GUARD - PAGE_RETURN, MAP_USER) == 0 &&
-           kernel_map(m, window(PAGE_STACK), TRAP_STACK_PAGES, MAP_WRITE) == 0 &&
-           kernel_map(m, layout.stack_bottom, STACK_PAGES, MAP_WRITE | MAP_USER) == 0;
+           kernel_map(m, window(PAGE_RETURN), PAGE_GUARD - PAGE_RETURN, MAP_USER) == 0;
+}
+
+/* A CPU's stacks: for traps from ring 3, and the one it starts with. */
+static bool map_stacks(struct machine *m, u32 cpu)
+{
+    const u32 trap = window(PAGE_STACK) + cpu * TRAP_STACK_STRIDE, stack = layout.stack_bottom - cpu * STACK_STRIDE;
+    return kernel_map(m, trap, TRAP_STACK_PAGES, MAP_WRITE) == 0 &&
+           kernel_map(m, stack, STACK_PAGES, MAP_WRITE | MAP_USER) == 0;
 }
 
 bool kernel_create(struct machine *m)
@@ -153,25 +174,27 @@ bool kernel_create(struct machine *m)
     struct kernel *k = m->kernel = calloc(1, sizeof *k);
     u32 frame;
 
-    if (!k || m->config.memory_pages >= layout.stack_bottom >> PAGE_SHIFT || !kernel_frame(m, &frame))
+    if (!k)
         return false;
     k->layout = layout;
+    k->layout.stack_bottom -= (m->cpu_count - 1) * STACK_STRIDE;
+    k->layout.window_end += (m->cpu_count - 1) * TRAP_STACK_STRIDE;
+    if (m->config.memory_pages >= k->layout.stack_bottom >> PAGE_SHIFT || !kernel_frame(m, &frame))
+        return false;
     k->directory = frame << PAGE_SHIFT;
     if (!kernel_map_ram(m, m->config.memory_pages) || !map_window(m))
         return false;
-    /* TS is set as after a task switch: the first x87 instruction comes to math_state_restore. What is there then is
-     * what init_fpu gives a task that had not used the x87. */
-    fpu_init(&m->cpu->fpu);
-    m->cpu->cr3 = k->directory;
-    m->cpu->cr0 = CR0_PG | CR0_WP | CR0_NE | CR0_ET | CR0_TS | CR0_MP | CR0_PE;
-    tlb_flush(m->cpu);
+    for (u32 i = 0; i < m->cpu_count; i++) {
+        if (!map_stacks(m, i))
+            return false;
+        set_cpu(m, m->cpus[i]);
+        lay_tss(m, i);
+    }
     lay_gdt(m);
-    lay_tss(m);
     lay_idt(m);
     mmu_peek(m->cpu, layout.idt + 8 * T_DEBUG, k->gate[0], 8);
     mmu_peek(m->cpu, layout.idt + 8 * T_BRKPT, k->gate[1], 8);
     mmu_peek(m->cpu, layout.gdt + KERNEL_CS, k->cs, 8);
-    set_cpu(m);
     return !m->mem.exhausted;
 }
 

@@ -18,6 +18,12 @@
 #define KERNEL_TSS 0x60
 #define KERNEL_LDT 0x68
 
+/* A CPU's own TSS or LDT descriptor, as desc.h of 2.5.26 numbers them. */
+ALWAYS_INLINE u16 kernel_selector(u16 selector, u32 cpu)
+{
+    return (u16)(selector + 32 * cpu);
+}
+
 #define ENTRY_STRIDE 16u        /* bytes from one entry point or import stub to the next */
 
 struct kernel {

@@ -116,7 +116,7 @@ static void unmap_pages(struct machine *m, u32 lin, u32 pages)
         phys_write(m, at, 0, 4);
         frame_release(m, entry >> PAGE_SHIFT);
     }
-    tlb_flush(m->cpu);
+    tlb_flush_all(m);
 }
 
 /* Are all of the pages, or is any of them, mapped? */
@@ -172,13 +172,16 @@ bool kernel_map_device(struct machine *m, u32 first, u32 last)
     return true;
 }
 
-/* The window and the page below the stack, which must stay unmapped to catch its overflow. */
+/* The window, and the pages below the stacks, which must stay unmapped to catch their overflow. */
 static bool reserved(const struct machine *m, u32 lin, u32 size)
 {
     const struct kernel_layout *l = &m->kernel->layout;
     u32 last = lin + (size - 1), guard = l->stack_bottom - PAGE_SIZE;
 
-    return (lin <= l->window_end && last >= l->window) || (lin <= guard && last >= guard);
+    for (u32 i = 0; i < m->cpu_count; i++, guard += l->stack_stride)
+        if (lin <= guard && last >= guard)
+            return true;
+    return lin <= l->window_end && last >= l->window;
 }
 
 /* Whole pages inside the address space? */
@@ -205,7 +208,7 @@ static int unmap_bare(struct machine *m, u32 first, u32 pages)
             return -1;
     for (u32 i = 0; i < pages; i++)
         frame_drop(m, first + i);
-    tlb_flush(m->cpu);
+    tlb_flush_all(m);
     return 0;
 }
 

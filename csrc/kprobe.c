@@ -8,7 +8,6 @@
 #include "trap.h"
 
 #define STEP_FLAGS (EFLAGS_TF | EFLAGS_IF)
-#define THIS_CPU 0
 /* Offsets in a TSS; TF and IF are in the lower half of the flags. */
 #define TSS16_FLAGS 0x10u
 #define TSS32_EFLAGS 0x24u
@@ -66,74 +65,69 @@ static int call_pre(struct machine *m, struct kprobe *p, struct frame *f)
 
 static void begin_hit(struct machine *m, struct kprobe *p, u32 status, u32 eflags)
 {
-    m->kprobes->now = (struct kprobe_hit){p, status, eflags & STEP_FLAGS, eflags & STEP_FLAGS, m->cpu->seg[TR]};
+    kprobe_context(m)->now = (struct kprobe_hit){p, status, eflags & STEP_FLAGS, eflags & STEP_FLAGS, m->cpu->seg[TR]};
     kprobe_pin(p);
 }
 
 /* In "fixed" the hit that was interrupted goes on; else kprobe_cpu and the lock are free. */
-static void end_hit(struct kprobes *kp)
+static void end_hit(struct machine *m)
 {
-    struct kprobe *p = kp->now.running;
+    struct kprobe_context *c = kprobe_context(m);
+    struct kprobe *p = c->now.running;
 
-    if (kp->nested) {
-        kp->now = kp->outer[--kp->nested];
+    if (c->nested) {
+        c->now = c->outer[--c->nested];
     } else {
-        kp->cpu = KPROBE_NO_CPU;
-        kp->locked = false;
+        c->cpu = KPROBE_NO_CPU;
+        m->kprobes->lock = KPROBE_NO_CPU;
     }
     if (p->pins)                /* a fault in 2.5.26's post_handler has ended the hit already */
-        kprobe_unpin(kp, p);
+        kprobe_unpin(m->kprobes, p);
 }
 
-bool kprobe_stepping(const struct kprobes *kp)
+bool kprobe_stepping(const struct machine *m)
 {
-    return kp->cpu == THIS_CPU && kp->now.status & (KPROBE_HIT_SS | KPROBE_REENTER);
+    return kprobe_running(m) && kprobe_context(m)->now.status & (KPROBE_HIT_SS | KPROBE_REENTER);
 }
 
-static struct kprobe_moment moment_now(const struct machine *m, const struct kprobe *p)
+static struct moment moment_now(const struct machine *m, const struct kprobe *p)
 {
-    return (struct kprobe_moment){true, p->addr, cpu_icount(m->cpu)};
+    return (struct moment){true, p->addr, cpu_icount(m->cpu)};
 }
 
-static bool is_now(const struct machine *m, const struct kprobe *p, const struct kprobe_moment *moment)
+static bool is_now(const struct machine *m, const struct kprobe *p, const struct moment *moment)
 {
-    return moment->set && moment->addr == p->addr && moment->icount == cpu_icount(m->cpu);
+    return moment->set && moment->lin == p->addr && moment->icount == cpu_icount(m->cpu);
 }
 
 /* A run that stopped at the probe point has had its hit: going on from there steps the instruction. */
 static bool take_resume(struct machine *m, const struct kprobe *p)
 {
-    bool same = is_now(m, p, &m->kprobes->resume);
-    m->kprobes->resume.set = false;
+    bool same = is_now(m, p, &m->cpu->probe_resume);
+    m->cpu->probe_resume.set = false;
     return same;
-}
-
-void kprobe_forget_resume(struct machine *m)
-{
-    if (m->kprobes)
-        m->kprobes->resume.set = false;
 }
 
 bool kprobe_resumes(const struct machine *m, u32 *ret_addr)
 {
-    const struct kprobe_moment *resume = m->kprobes ? &m->kprobes->resume : NULL;
+    const struct moment *resume = &m->cpu->probe_resume;
 
-    if (!resume || !resume->set || resume->icount != cpu_icount(m->cpu))
+    if (!resume->set || resume->icount != cpu_icount(m->cpu))
         return false;
-    *ret_addr = resume->addr;
+    *ret_addr = resume->lin;
     return true;
 }
 
 void kprobe_resume_at(struct machine *m, u32 addr)
 {
-    m->kprobes->resume = (struct kprobe_moment){true, addr, cpu_icount(m->cpu)};
+    m->cpu->probe_resume = (struct moment){true, addr, cpu_icount(m->cpu)};
 }
 
 static void count_miss(struct machine *m, struct kprobe *p, enum miss_cause cause)
 {
     p->stats.misses[cause]++;
     p->stats.nmissed++;
-    m->kprobes->missed = moment_now(m, p);
+    m->cpu->probe_missed = moment_now(m, p);
 }
 
 /* Vectors 1 and 3 are interrupt gates now: what the old handlers expect. */
@@ -221,54 +215,53 @@ static int unknown_trap(struct machine *m, struct frame *f, u32 addr)
  * that comes back is a breakpoint: then it would trap here for ever. */
 static int nested_hit(struct machine *m, struct kprobe *p, struct frame *f)
 {
-    struct kprobes *kp = m->kprobes;
+    struct kprobe_context *c = kprobe_context(m);
     u32 eip = f->regs.eip - 1;
 
     count_miss(m, p, MISS_RECURSION);
-    if (!kp->mends->step_nested || kp->nested == KPROBE_NESTING) {
+    if (!m->kprobes->mends->step_nested || c->nested == KPROBE_NESTING) {
         if (p->opcode == BREAKPOINT_INSTRUCTION)
             return -STOP_LOOP;
         disarm(m, p, f, eip);
         return 1;
     }
-    kp->outer[kp->nested++] = kp->now;
+    c->outer[c->nested++] = c->now;
     begin_hit(m, p, KPROBE_REENTER, f->regs.eflags);
     if (is_if_modifier(p))
-        kp->now.saved_eflags &= ~EFLAGS_IF;
+        c->now.saved_eflags &= ~EFLAGS_IF;
     begin_step(m, p, f, eip);
     return 1;
 }
 
 static int first_hit(struct machine *m, struct kprobe *p, struct frame *f)
 {
-    struct kprobes *kp = m->kprobes;
+    struct kprobe_context *c = kprobe_context(m);
     u32 trap_eip = f->regs.eip;
     int result = 0;
 
-    kp->locked = true;
-    kp->cpu = THIS_CPU;
+    m->kprobes->lock = c->cpu = (s32)m->cpu->index;
     begin_hit(m, p, KPROBE_HIT_ACTIVE, f->regs.eflags);
     if (is_if_modifier(p))
-        kp->now.saved_eflags &= ~EFLAGS_IF;
+        c->now.saved_eflags &= ~EFLAGS_IF;
     if (!take_resume(m, p))
         result = call_pre(m, p, f);
     if (result == -STOP_TRAP || result == -STOP_LOOP) {
         f->regs.eip = trap_eip - 1;
         return result;          /* the lock stays held, as after the kernel's oops */
     }
-    if (kp->mends->pre_may_jump && f->regs.eip != trap_eip) {
-        end_hit(kp);
+    if (m->kprobes->mends->pre_may_jump && f->regs.eip != trap_eip) {
+        end_hit(m);
         return result ? result : 1;
     }
     if (result || !p->registered) {
         if (p->registered)
-            kp->resume = moment_now(m, p);
+            m->cpu->probe_resume = moment_now(m, p);
         f->regs.eip = trap_eip - 1;
-        end_hit(kp);
+        end_hit(m);
         return result ? result : 1;
     }
     begin_step(m, p, f, trap_eip - 1);
-    kp->now.status = KPROBE_HIT_SS;
+    c->now.status = KPROBE_HIT_SS;
     return 1;
 }
 
@@ -284,7 +277,7 @@ int kprobe_handler(struct machine *m, struct frame *f)
     }
     addr = trap_address(m, f);
     p = kprobe_at(m, addr);
-    if (kp->cpu == THIS_CPU) {
+    if (kprobe_running(m)) {
         if (p)
             return nested_hit(m, p, f);
         return kp->mends->restore_interrupts ? unknown_trap(m, f, addr) : 0;
@@ -316,7 +309,7 @@ static void rearm(struct machine *m, const struct kprobe *p, struct frame *f)
  * the new task's are its own. */
 static bool mend_task(struct machine *m)
 {
-    const struct kprobe_hit *hit = &m->kprobes->now;
+    const struct kprobe_hit *hit = &kprobe_context(m)->now;
     bool wide = SEG_TYPE(hit->task.attr) & TYPE_WIDE;
     u32 at = hit->task.base + (wide ? TSS32_EFLAGS : TSS16_FLAGS), image = 0;
 
@@ -332,31 +325,30 @@ static bool mend_task(struct machine *m)
 /* The step is over: images of the flags, and the flags, as if there had been none. */
 static void finish_step(struct machine *m, struct frame *f)
 {
-    struct kprobes *kp = m->kprobes;
-    const struct kprobe *p = kp->now.running;
+    const struct kprobe_hit *hit = &kprobe_context(m)->now;
     u32 own = f->regs.eflags;
 
-    if (is_pushf(p)) {
+    if (is_pushf(hit->running)) {
         f->regs.esp &= ~STEP_FLAGS;
-        f->regs.esp |= kp->now.old_eflags;
+        f->regs.esp |= hit->old_eflags;
     }
-    rearm(m, p, f);
+    rearm(m, hit->running, f);
     if (mend_task(m))
         f->regs.eflags = own;
     else
-        f->regs.eflags |= kp->now.saved_eflags;
-    end_hit(kp);
+        f->regs.eflags |= hit->saved_eflags;
+    end_hit(m);
 }
 
 int post_kprobe_handler(struct machine *m, struct frame *f)
 {
-    struct kprobes *kp = m->kprobes;
-    struct kprobe *p = kp->now.running;
-    bool raised = false, stepped = kp->now.saved_eflags & EFLAGS_TF;
+    struct kprobe_hit *hit = &kprobe_context(m)->now;
+    struct kprobe *p = hit->running;
+    bool raised = false, stepped = hit->saved_eflags & EFLAGS_TF;
 
-    if (kp->now.status != KPROBE_REENTER && p->handlers & PROBE_POST && p->registered) {
-        if (kp->mends->step_done)
-            kp->now.status = KPROBE_HIT_SSDONE;
+    if (hit->status != KPROBE_REENTER && p->handlers & PROBE_POST && p->registered) {
+        if (m->kprobes->mends->step_done)
+            hit->status = KPROBE_HIT_SSDONE;
         raised = call_python(m, p, CALLBACK_POST, 0, f) == CALLBACK_RAISED;
     }
     finish_step(m, f);
@@ -377,7 +369,7 @@ static int debug_fixed(struct machine *m, struct frame *f)
     u32 condition = cpu->dr[6];
     int claimed = 0;
 
-    if (condition & DR6_BS && kprobe_stepping(m->kprobes)) {
+    if (condition & DR6_BS && kprobe_stepping(m)) {
         cpu->dr[6] &= ~DR6_BS;
         claimed = post_kprobe_handler(m, f);
     }
@@ -398,11 +390,11 @@ int do_debug(struct machine *m, struct frame *f)
         return 0;
     if (kp->mends->debug_hook_first)
         return debug_fixed(m, f);
-    if (cpu->dr[6] & DR6_BREAKS && kp->cpu == THIS_CPU) {
+    if (cpu->dr[6] & DR6_BREAKS && kprobe_running(m)) {
         cpu_write_debug(cpu, 7, 0);
         return 1;
     }
-    if (!(f->regs.eflags & EFLAGS_VM) && cpu->dr[6] & DR6_BS && kp->cpu == THIS_CPU)
+    if (!(f->regs.eflags & EFLAGS_VM) && cpu->dr[6] & DR6_BS && kprobe_running(m))
         return post_kprobe_handler(m, f);
     return 0;
 }
@@ -414,10 +406,10 @@ int kprobe_entered(struct machine *m, struct frame *f, bool by_int)
     struct kprobes *kp = m->kprobes;
     const struct kprobe *p;
 
-    if (likely(!kp || kp->cpu == KPROBE_NO_CPU || !by_int || !kp->mends->fix_image))
+    if (likely(!kp || !by_int || !kp->mends->fix_image || !kprobe_stepping(m)))
         return 0;
-    p = kp->now.running;
-    if (!kprobe_stepping(kp) || !p->insn_length || !(f->regs.eflags & EFLAGS_TF) || trap_address(m, f) + 1 != p->addr + p->insn_length)
+    p = kprobe_context(m)->now.running;
+    if (!p->insn_length || !(f->regs.eflags & EFLAGS_TF) || trap_address(m, f) + 1 != p->addr + p->insn_length)
         return 0;
     return post_kprobe_handler(m, f);
 }
@@ -427,26 +419,26 @@ int kprobe_entered(struct machine *m, struct frame *f, bool by_int)
 /* The step did not happen: the instruction is restarted, and hit again. */
 static void abandon_step(struct machine *m, struct frame *f)
 {
-    struct kprobes *kp = m->kprobes;
-    struct kprobe *p = kp->now.running;
+    const struct kprobe_hit *hit = &kprobe_context(m)->now;
 
-    rearm(m, p, f);
-    f->regs.eflags |= kp->now.old_eflags;
-    p->stats.misses[MISS_FAULT_RESTART]++;
-    end_hit(kp);
+    rearm(m, hit->running, f);
+    f->regs.eflags |= hit->old_eflags;
+    hit->running->stats.misses[MISS_FAULT_RESTART]++;
+    end_hit(m);
 }
 
 int kprobe_fault(struct machine *m, struct frame *f, int trapnr)
 {
-    struct kprobes *kp = m->kprobes;
+    const struct kprobe_hit *hit;
     struct kprobe *p;
     int result = 0;
 
-    if (!kp || kp->cpu != THIS_CPU)
+    if (!m->kprobes || !kprobe_running(m))
         return 0;
-    while (kp->now.status == KPROBE_REENTER)
+    hit = &kprobe_context(m)->now;
+    while (hit->status == KPROBE_REENTER)
         abandon_step(m, f);
-    p = kp->now.running;
+    p = hit->running;
     if (p->handlers & PROBE_FAULT && p->registered) {
         int handled = call_python(m, p, CALLBACK_FAULT, (u32)trapnr, f);
         if (handled == CALLBACK_RAISED)
@@ -454,21 +446,20 @@ int kprobe_fault(struct machine *m, struct frame *f, int trapnr)
         else if (handled)
             return 1;
     }
-    if (kp->now.status & KPROBE_HIT_SS)
+    if (hit->status & KPROBE_HIT_SS)
         abandon_step(m, f);
     return result;
 }
 
 void kprobe_passing(struct machine *m)
 {
-    struct kprobes *kp = m->kprobes;
     u32 lin = m->cpu->seg[CS].base + m->cpu->eip;
     struct kprobe *p;
 
-    if (kp->cpu == THIS_CPU && kp->now.running->addr == lin)
+    if (kprobe_running(m) && kprobe_context(m)->now.running->addr == lin)
         return;
     p = kprobe_at(m, lin);
-    if (p && code_read_probe(m, lin) != BREAKPOINT_INSTRUCTION && !is_now(m, p, &kp->missed))
+    if (p && code_read_probe(m, lin) != BREAKPOINT_INSTRUCTION && !is_now(m, p, &m->cpu->probe_missed))
         count_miss(m, p, MISS_DISARMED);
 }
 

@@ -18,6 +18,7 @@ struct kprobe_semantics {
     bool skip_user;             /* 3: traps from user and virtual-8086 code are not ours; code bases are honoured */
     bool step_nested;           /* 6: a probe hit inside a hit is counted and stepped, and stays armed */
     bool validate;              /* 8: no probes on the trap's own entry; nor on a breakpoint or twice unregistered */
+    bool hit_of_cpu;            /* 5: each CPU has a hit of its own, so that none waits for another's */
     bool restore_interrupts;    /* 10: on every way to the old handlers */
     bool debug_hook_first;      /* 11: before the lazy-DR7 filter; a step taken leaves no BS in DR6 */
     bool fpu_hook_first;        /* 12: before CLTS */
@@ -60,23 +61,20 @@ struct kprobe_hit {             /* the patch's globals of one hit */
     u32 old_eflags, saved_eflags; /* TF and IF only */
     struct segment task;        /* TR when the hit began */
 };
-struct kprobe_moment {          /* one execution of the instruction at a probe point */
-    bool set;
-    u32 addr;
-    u64 icount;
-};
 #define KPROBE_NESTING (CALL_DEPTH_MAX + 2)
-#define KPROBE_NO_CPU (-1)      /* NR_CPUS of the patch */
+#define KPROBE_NO_CPU (-1)      /* NR_CPUS of the patch; a lock that is free */
+
+struct kprobe_context {         /* who is in a hit, and in which */
+    s32 cpu;                    /* kprobe_cpu: whose hit runs, else KPROBE_NO_CPU */
+    struct kprobe_hit now;
+    struct kprobe_hit outer[KPROBE_NESTING]; /* fixed: hits that the running one interrupted */
+    u32 nested;
+};
 
 struct kprobes {
     const struct kprobe_semantics *mends;
-    struct kprobe_hit now;
-    s32 cpu;                    /* kprobe_cpu: 0 while a hit runs, else KPROBE_NO_CPU */
-    bool locked;                /* kprobe_lock */
-    struct kprobe_hit outer[KPROBE_NESTING]; /* fixed: hits that the running one interrupted */
-    u32 nested;
-    struct kprobe_moment resume; /* a run stopped at this hit's probe point: going on there is the same hit */
-    struct kprobe_moment missed; /* counted already */
+    struct kprobe_context *context; /* 2.5.26: one for the machine; fixed: one for each CPU */
+    s32 lock;                   /* kprobe_lock: the CPU that holds it, else KPROBE_NO_CPU */
     u32 on_entry;               /* probes on the trap entry itself */
 
     struct kprobe **by_id;      /* stable while registered; kept for reuse */
@@ -91,6 +89,18 @@ struct kprobes {
 
 bool kprobes_create(struct machine *m);
 void kprobes_destroy(struct machine *m);
+
+/* The hit of the CPU that executes. */
+ALWAYS_INLINE struct kprobe_context *kprobe_context(const struct machine *m)
+{
+    const struct kprobes *kp = m->kprobes;
+    return &kp->context[kp->mends->hit_of_cpu ? m->cpu->index : 0];
+}
+/* Does it run one? */
+ALWAYS_INLINE bool kprobe_running(const struct machine *m)
+{
+    return kprobe_context(m)->cpu == (s32)m->cpu->index;
+}
 
 /* The registered probe at a linear address, NULL if none: constant time however many there are. */
 struct kprobe *kprobe_at(const struct machine *m, u32 lin);
@@ -114,8 +124,6 @@ int kprobe_entered(struct machine *m, struct frame *f, bool by_int);
 void kprobe_passing(struct machine *m);
 /* 2.5.26: a probe on the entry that serves probes; it would be hit again before anything notices. */
 bool kprobe_blocks_entry(const struct machine *m, u32 lin);
-/* eip was set from outside: the next hit is a new one wherever it is. */
-void kprobe_forget_resume(struct machine *m);
 /* Does going on from here belong to a hit that a stop or an exception ended? And: it does again, after a run in between. */
 bool kprobe_resumes(const struct machine *m, u32 *ret_addr);
 void kprobe_resume_at(struct machine *m, u32 addr);
@@ -123,7 +131,7 @@ void kprobe_resume_at(struct machine *m, u32 addr);
 /* The patch's two halves of a hit, for kprobe_intercept.c. */
 int kprobe_handler(struct machine *m, struct frame *f);
 int post_kprobe_handler(struct machine *m, struct frame *f);
-bool kprobe_stepping(const struct kprobes *kp);
+bool kprobe_stepping(const struct machine *m);
 
 /* With an IDT that is not the built-in one: takes an exception (cpu->fault, cpu->eip as for trap_deliver) before the
  * guest's gate when it is ours. 1: taken, go on at cpu->eip; 0: not ours; -1: stop, cpu->stop is set. */

@@ -14,11 +14,10 @@ static const struct kprobe *probe_of_trap(const struct machine *m)
 static bool concerns(const struct machine *m)
 {
     const struct cpu *cpu = m->cpu;
-    const struct kprobes *kp = m->kprobes;
 
-    if (!kp || kernel_owns_traps(m))
+    if (!m->kprobes || kernel_owns_traps(m))
         return false;
-    if (kp->cpu != KPROBE_NO_CPU)
+    if (kprobe_running(m))
         return true;
     return cpu->fault.vector == T_BRKPT && probe_of_trap(m);
 }
@@ -26,7 +25,6 @@ static bool concerns(const struct machine *m)
 static int hook(struct machine *m, struct frame *f, const struct fault *fault)
 {
     struct cpu *cpu = m->cpu;
-    struct kprobes *kp = m->kprobes;
     int result = kprobe_entered(m, f, fault->length);
 
     if (result < 0)
@@ -35,7 +33,7 @@ static int hook(struct machine *m, struct frame *f, const struct fault *fault)
     case T_BRKPT:
         return probe_of_trap(m) ? kprobe_handler(m, f) : 0;
     case T_DEBUG:
-        if (fault->software || !(cpu->dr[6] & DR6_BS) || !kprobe_stepping(kp))
+        if (fault->software || !(cpu->dr[6] & DR6_BS) || !kprobe_stepping(m))
             return 0;
         cpu->dr[6] &= ~DR6_BS;
         return post_kprobe_handler(m, f);

@@ -15,6 +15,7 @@ static const struct kprobe_semantics fixed = {
     .back_up_eip = true,
     .deliver_cd03 = true,
     .skip_user = true,
+    .hit_of_cpu = true,
     .step_nested = true,
     .validate = true,
     .restore_interrupts = true,
@@ -179,10 +180,12 @@ bool kprobes_create(struct machine *m)
     if (!mends)
         return true;
     kp = m->kprobes = calloc(1, sizeof *kp);
-    if (!kp || !index_resize(kp, INDEX_BITS_MIN))
+    if (!kp || !(kp->context = calloc(m->cpu_count, sizeof *kp->context)) || !index_resize(kp, INDEX_BITS_MIN))
         return false;
     kp->mends = mends;
-    kp->cpu = KPROBE_NO_CPU;
+    kp->lock = KPROBE_NO_CPU;
+    for (u32 i = 0; i < m->cpu_count; i++)
+        kp->context[i].cpu = KPROBE_NO_CPU;
     kp->free_id = NO_ID;
     for (u32 i = 0; i < KPROBE_TABLE_SIZE; i++)
         kp->bucket[i] = NO_ID;
@@ -199,6 +202,7 @@ void kprobes_destroy(struct machine *m)
         free(kp->by_id[i]);
     free(kp->by_id);
     free(kp->index);
+    free(kp->context);
     free(kp);
     m->kprobes = NULL;
 }
@@ -224,13 +228,23 @@ static void classify(struct machine *m, struct kprobe *p, u8 first)
         p->insn_length = (u8)(at + 1);
 }
 
+/* 2.5.26: registering waits for the lock, from inside a hit for ever. */
+static int must_wait(const struct machine *m)
+{
+    const struct kprobes *kp = m->kprobes;
+
+    if (kp->lock == KPROBE_NO_CPU || kp->mends->lock_irqsave)
+        return 0;
+    return kp->lock == (s32)m->cpu->index ? -EDEADLK : -EBUSY;
+}
+
 /* 0 or -errno: may there be a probe? */
 static int check_address(struct machine *m, u32 addr, u8 *ret_byte)
 {
     struct kprobes *kp = m->kprobes;
 
-    if (kp->locked && !kp->mends->lock_irqsave)
-        return -EDEADLK;
+    if (must_wait(m))
+        return must_wait(m);
     if (kprobe_at(m, addr))
         return -EEXIST;
     if (mmu_peek(m->cpu, addr, ret_byte, 1) != 1)
@@ -329,8 +343,8 @@ int kprobe_unregister(machine *m, int id)
     p = kp->by_id[id];
     if (!p->registered && kp->mends->validate)
         return -ENOENT;
-    if (kp->locked && !kp->mends->lock_irqsave)
-        return -EDEADLK;
+    if (must_wait(m))
+        return must_wait(m);
     if (p->registered)
         extract(m, p);
     else
@@ -367,15 +381,16 @@ void kprobe_occupancy(machine *m, uint32_t counts[64])
 
 void kprobe_get_state(machine *m, struct kprobe_state *ret)
 {
-    const struct kprobes *kp = m->kprobes;
+    const struct kprobe_context *c;
 
     *ret = (struct kprobe_state){.cpu = KPROBE_NO_CPU, .running = NO_ID};
-    if (!kp)
+    if (!m->kprobes)
         return;
-    ret->cpu = kp->cpu;
-    ret->locked = kp->locked;
-    if (kp->cpu == KPROBE_NO_CPU)
+    c = kprobe_context(m);
+    ret->cpu = c->cpu;
+    ret->locked = (m->kprobes->mends->hit_of_cpu ? c->cpu : m->kprobes->lock) != KPROBE_NO_CPU;
+    if (c->cpu == KPROBE_NO_CPU)
         return;
-    ret->running = kp->now.running->id;
-    ret->status = (s32)kp->now.status;
+    ret->running = c->now.running->id;
+    ret->status = (s32)c->now.status;
 }

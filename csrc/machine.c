@@ -23,25 +23,36 @@ struct nest {
 
 /* --- creation --------------------------------------------------------------------------------------------- */
 
-static struct cpu *cpu_create(struct machine *m)
+static bool cpu_create(struct machine *m)
 {
     struct cpu *cpu = calloc(1, sizeof(*cpu));
     if (!cpu)
-        return NULL;
+        return false;
     cpu->machine = m;
+    cpu->index = m->cpu_count;
     cpu->blocks = calloc(BLOCK_HASH_SIZE, sizeof(*cpu->blocks));
     cpu->cross = calloc(CROSS_LINKS_MAX, sizeof(*cpu->cross));
-    m->cpu = cpu;
+    m->cpus[m->cpu_count++] = cpu;
     if (!cpu->blocks || !cpu->cross)
-        return NULL;
+        return false;
     cpu_reset(cpu);
-    return cpu;
+    cpu->parked = cpu->index > 0;
+    return true;
+}
+
+/* CPU 0 is the one that starts. */
+static bool cpus_create(struct machine *m)
+{
+    do {
+        if (!cpu_create(m))
+            return false;
+        m->cpu = m->cpus[0];
+    } while (m->cpu_count < m->config.cpus);
+    return true;
 }
 
 static void cpu_destroy(struct cpu *cpu)
 {
-    if (!cpu)
-        return;
     free(cpu->blocks);
     free(cpu->cross);
     free(cpu);
@@ -53,7 +64,7 @@ machine *machine_create(const struct machine_config *config)
     if (!m)
         return NULL;
     m->config = *config;
-    if (!memory_init(&m->mem) || !memory_add(&m->mem, 0, config->memory_pages) || !cpu_create(m) ||
+    if (!memory_init(&m->mem) || !memory_add(&m->mem, 0, config->memory_pages) || !cpus_create(m) ||
         (config->kernel == KERNEL_BUILTIN && !kernel_create(m)) ||
         (config->kprobes != KPROBES_OFF && !kprobes_create(m))) {
         machine_destroy(m);
@@ -74,7 +85,8 @@ void machine_destroy(machine *m)
         kernel_destroy(m);
     arena_deinit(&m->arena);
     memory_deinit(&m->mem);
-    cpu_destroy(m->cpu);
+    for (u32 i = 0; i < m->cpu_count; i++)
+        cpu_destroy(m->cpus[i]);
     watches_deinit(&m->watches);
     for (unsigned i = 0; i < DEVICE_KINDS; i++)
         free(m->space[i].devices);
@@ -158,27 +170,35 @@ static int after_execute(struct machine *m, u32 step, u32 held)
     }
 }
 
-static bool irq_push(struct machine *m, u8 vector)
+static bool irq_push(struct irq_queue *q, u8 vector)
 {
     u64 bit = 1ull << (vector & 63);
-    if (m->irq_pending[vector >> 6] & bit)
+    if (q->pending[vector >> 6] & bit)
         return false;
-    m->irq_pending[vector >> 6] |= bit;
-    m->irqs[(u8)(m->irq_first + m->irq_count++)] = vector;
+    q->pending[vector >> 6] |= bit;
+    q->vector[(u8)(q->first + q->count++)] = vector;
     return true;
 }
 
 static void timer_tick(struct machine *m)
 {
-    if (!m->timer_period || m->cpu->icount < m->timer_next)
+    u64 now = machine_now(m);
+    if (!m->timer_period || now < m->timer_next)
         return;
-    m->timer_next += (m->cpu->icount - m->timer_next) / m->timer_period * m->timer_period + m->timer_period;
-    irq_push(m, m->timer_vector);
+    m->timer_next += (now - m->timer_next) / m->timer_period * m->timer_period + m->timer_period;
+    irq_push(&m->cpus[0]->irqs, m->timer_vector);
 }
 
-static bool interrupt_ready(const struct machine *m)
+/* Does INTR ask the CPU? A board has it at CPU 0. */
+static bool intr_asks(const struct cpu *cpu)
 {
-    return (m->irq_count || (m->intr && m->intr_served)) && (m->cpu->eflags & EFLAGS_IF) && !m->cpu->shadow;
+    const struct machine *m = cpu->machine;
+    return m->intr && m->intr_served && cpu->index == 0;
+}
+
+static bool interrupt_ready(const struct cpu *cpu)
+{
+    return (cpu->irqs.count || intr_asks(cpu)) && (cpu->eflags & EFLAGS_IF) && !cpu->shadow;
 }
 
 /* The interrupt acknowledge cycle. A controller that has no vector after all takes its request back. STATUS_NEXT:
@@ -198,8 +218,9 @@ static int acknowledge(struct machine *m, u8 *vector)
 
 static int take_interrupt(struct machine *m)
 {
-    u8 vector = m->irqs[m->irq_first];
-    bool queued = m->irq_count, halted = m->cpu->halted;
+    struct irq_queue *q = &m->cpu->irqs;
+    u8 vector = q->vector[q->first];
+    bool queued = q->count, halted = m->cpu->halted;
     forget_exit(m->cpu);
     if (!queued) {
         int status = acknowledge(m, &vector);
@@ -211,19 +232,19 @@ static int take_interrupt(struct machine *m)
     if (status == STATUS_STOP && m->cpu->stop == STOP_PYTHON) {
         m->cpu->halted = halted;    /* a device's handler failed during delivery: it has not happened */
         if (!queued)
-            irq_push(m, vector);
+            irq_push(q, vector);
     } else if (queued) {
-        m->irq_pending[vector >> 6] &= ~(1ull << (vector & 63));
-        m->irq_first++;
-        m->irq_count--;
+        q->pending[vector >> 6] &= ~(1ull << (vector & 63));
+        q->first++;
+        q->count--;
     }
     return status;
 }
 
 /* SDM vol. 3, 6.7.1: no other NMI before an IRET. A load of SS holds NMIs back too (6.8.3); so does STI here. */
-static bool nmi_ready(const struct machine *m)
+static bool nmi_ready(const struct cpu *cpu)
 {
-    return m->nmi && !m->cpu->nmi_blocked && !m->cpu->shadow;
+    return cpu->nmi && !cpu->nmi_blocked && !cpu->shadow;
 }
 
 static int take_nmi(struct machine *m)
@@ -235,19 +256,21 @@ static int take_nmi(struct machine *m)
     bool failed = status == STATUS_STOP && m->cpu->stop == STOP_PYTHON;    /* in a device: it has not happened */
     if (failed)
         m->cpu->halted = halted;
-    m->nmi = failed;
+    m->cpu->nmi = failed;
     m->cpu->nmi_blocked = !failed;
     return status;
 }
 
-/* In HLT: time passes at once up to the next tick that can wake the CPU. False: nothing ever will. */
+/* No CPU can go on: time passes at once up to the next tick that can wake CPU 0. False: nothing ever will. */
 static bool skip_to_tick(struct machine *m)
 {
-    struct cpu *cpu = m->cpu;
-    if (!m->timer_period || !(cpu->eflags & EFLAGS_IF))
+    const struct cpu *first = m->cpus[0];
+    if (!m->timer_period || !first->halted || !(first->eflags & EFLAGS_IF))
         return false;
-    cpu->tsc_offset += m->timer_next - cpu->icount;
-    m->timer_next = cpu->icount;
+    u64 now = machine_now(m);
+    for (u32 i = 0; i < m->cpu_count; i++)
+        m->cpus[i]->tsc_offset += m->timer_next - now;
+    m->timer_next = now;
     timer_tick(m);
     return true;
 }
@@ -287,7 +310,7 @@ static int run_one(struct machine *m)
     execute(cpu, b->ops);
     cpu->one = false;
     forget_exit(cpu);
-    m->until_fresh = false;
+    cpu->until_fresh = false;
     bool again = undone(cpu);
     int status = after_execute(m, tf ? DR6_BS : 0, held);
     if (unlikely(again)) {
@@ -313,18 +336,67 @@ static int run_blocks(struct machine *m, u64 most)
 
 static u64 instructions_left(const struct machine *m, u64 end)
 {
-    u64 now = m->cpu->icount, left = end - now;
+    u64 now = machine_now(m), left = end - now;
     if (m->timer_period && m->timer_next - now < left)
         left = m->timer_next - now;
     return left;
 }
 
-static enum stop_reason run(struct machine *m, u64 end)
+#define GO_ON (-1)
+
+/* What the CPU does next: one entry point, event, instruction or run of blocks. GO_ON, or the reason to end the run. */
+ALWAYS_INLINE int turn(struct machine *m, u64 end)
 {
     struct cpu *cpu = m->cpu;
+    int status;
+    if (m->kernel && kernel_serves(m, cpu->seg[CS].base + cpu->eip)) {
+        forget_exit(cpu);
+        status = kernel_enter(m);
+        if (status == STATUS_FAULT)
+            status = deliver_fault(m);
+    } else {
+        bool at_until = m->until_set && cpu->eip == m->until;
+        if (unlikely(m->mem.exhausted))
+            return STOP_MEMORY;
+        if (unlikely(m->stop_soon)) {
+            m->stop_soon = false;
+            return STOP_PYTHON;
+        }
+        if (at_until && !cpu->until_fresh)
+            return STOP_UNTIL;
+        if (machine_now(m) >= end)
+            return STOP_NONE;
+        timer_tick(m);
+        if (unlikely(cpu->db_pending) && cpu->shadow != 2) {
+            status = pending_debug_trap(m, cpu->db_pending);
+        } else if (unlikely(nmi_ready(cpu))) {
+            status = take_nmi(m);
+        } else if (interrupt_ready(cpu)) {
+            status = take_interrupt(m);
+        } else if (unlikely(cpu->halted)) {
+            return skip_to_tick(m) ? GO_ON : STOP_HALT;
+        } else {
+            u32 lin = cpu->seg[CS].base + cpu->eip;
+            u32 breaks = cpu->code_breaks ? debug_code(cpu, lin) : 0;
+            bool watched = cpu->code_breaks && watch_code(m, lin), told = cpu->eflags & EFLAGS_RF;
+            if (unlikely(watched) && !told && watch_execution(m, lin))
+                return GO_ON;
+            u64 left = instructions_left(m, end);
+            bool one = (cpu->eflags & EFLAGS_TF) || cpu->step_over || cpu->shadow || at_until || breaks ||
+                       watched || left <= BLOCK_MAX_INSNS;
+            if (breaks && !(cpu->eflags & EFLAGS_RF) && cpu->shadow != 2)
+                status = debug_trap(m, breaks);
+            else
+                status = one ? run_one(m) : run_blocks(m, left);
+        }
+    }
+    return unlikely(status == STATUS_STOP) ? cpu->stop : GO_ON;
+}
+
+static enum stop_reason run(struct machine *m, u64 end)
+{
     for (u32 turns = 0;; turns++) {
-        int status;
-        settle(cpu);
+        settle(m->cpu);
         if (unlikely(m->watches.pending)) {
             enum stop_reason reason = watch_tell(m);
             if (reason != STOP_NONE)
@@ -332,51 +404,9 @@ static enum stop_reason run(struct machine *m, u64 end)
         }
         if (unlikely(turns >= RUN_TURNS))
             return STOP_NONE;
-        if (m->kernel && kernel_serves(m, cpu->seg[CS].base + cpu->eip)) {
-            forget_exit(cpu);
-            status = kernel_enter(m);
-            if (status == STATUS_FAULT)
-                status = deliver_fault(m);
-        } else {
-            bool at_until = m->until_set && cpu->eip == m->until;
-            if (unlikely(m->mem.exhausted))
-                return STOP_MEMORY;
-            if (unlikely(m->stop_soon)) {
-                m->stop_soon = false;
-                return STOP_PYTHON;
-            }
-            if (at_until && !m->until_fresh)
-                return STOP_UNTIL;
-            if (cpu->icount >= end)
-                return STOP_NONE;
-            timer_tick(m);
-            if (unlikely(cpu->db_pending) && cpu->shadow != 2) {
-                status = pending_debug_trap(m, cpu->db_pending);
-            } else if (unlikely(nmi_ready(m))) {
-                status = take_nmi(m);
-            } else if (interrupt_ready(m)) {
-                status = take_interrupt(m);
-            } else if (unlikely(cpu->halted)) {
-                if (!skip_to_tick(m))
-                    return STOP_HALT;
-                continue;
-            } else {
-                u32 lin = cpu->seg[CS].base + cpu->eip;
-                u32 breaks = cpu->code_breaks ? debug_code(cpu, lin) : 0;
-                bool watched = cpu->code_breaks && watch_code(m, lin), told = cpu->eflags & EFLAGS_RF;
-                if (unlikely(watched) && !told && watch_execution(m, lin))
-                    continue;
-                u64 left = instructions_left(m, end);
-                bool one = (cpu->eflags & EFLAGS_TF) || cpu->step_over || cpu->shadow || at_until || breaks ||
-                           watched || left <= BLOCK_MAX_INSNS;
-                if (breaks && !(cpu->eflags & EFLAGS_RF) && cpu->shadow != 2)
-                    status = debug_trap(m, breaks);
-                else
-                    status = one ? run_one(m) : run_blocks(m, left);
-            }
-        }
-        if (unlikely(status == STATUS_STOP))
-            return cpu->stop;
+        int reason = turn(m, end);
+        if (reason != GO_ON)
+            return (enum stop_reason)reason;
     }
 }
 
@@ -387,7 +417,8 @@ static void describe_stop(struct machine *m, enum stop_reason reason)
     settle(cpu);
     stop->reason = (s32)reason;
     stop->eip = cpu->eip;
-    stop->icount = cpu->icount;
+    stop->icount = machine_now(m);
+    stop->cpu = cpu->index;
     stop->nbytes = 0;
     if (reason != STOP_TRAP) {
         stop->vector = reason == STOP_SHUTDOWN ? cpu->fault.vector : -1;
@@ -400,7 +431,7 @@ static void describe_stop(struct machine *m, enum stop_reason reason)
 
 int machine_run(machine *m, uint64_t slice)
 {
-    u64 now = m->cpu->icount;
+    u64 now = machine_now(m);
     m->depth++;
     enum stop_reason reason = run(m, now + slice < now ? UINT64_MAX : now + slice);
     m->depth--;
@@ -415,9 +446,23 @@ const struct stop_info *machine_stop_info(machine *m)
     return &m->stop;
 }
 
+void machine_select(struct machine *m, struct cpu *cpu)
+{
+    m->others += cpu_icount(m->cpu) - cpu_icount(cpu);
+    m->cpu = cpu;
+}
+
+int machine_focus(machine *m, int index)
+{
+    int before = (int)m->cpu->index;
+    machine_select(m, m->cpus[index]);
+    return before;
+}
+
 static void drop_code_at(struct machine *m, u32 eip)
 {
-    code_invalidate_lin(m, m->cpu->seg[CS].base + eip, 1);
+    for (u32 i = 0; i < m->cpu_count; i++)
+        code_invalidate_lin(m->cpus[i], m->cpus[i]->seg[CS].base + eip, 1);
 }
 
 void machine_set_until(machine *m, int set, uint32_t eip)
@@ -427,7 +472,8 @@ void machine_set_until(machine *m, int set, uint32_t eip)
     if (set && !(m->until_set && m->until == eip))
         drop_code_at(m, eip);
     m->until_set = set;
-    m->until_fresh = set && m->cpu->eip == eip;
+    for (u32 i = 0; i < m->cpu_count; i++)
+        m->cpus[i]->until_fresh = set && m->cpus[i]->eip == eip;
     m->until = eip;
 }
 
@@ -438,13 +484,13 @@ void machine_set_verdict(machine *m, int verdict)
 
 uint64_t machine_icount(machine *m)
 {
-    return cpu_icount(m->cpu);
+    return machine_now(m);
 }
 
-int machine_interrupt(machine *m, uint8_t vector)
+int machine_interrupt(machine *m, int cpu, uint8_t vector)
 {
     m->cpu->code_changed = true;    /* if a device's handler asks, the next instruction may be too late */
-    return irq_push(m, vector) ? 0 : -1;
+    return irq_push(&m->cpus[cpu]->irqs, vector) ? 0 : -1;
 }
 
 void machine_set_intr(machine *m, int level, int served)
@@ -454,9 +500,9 @@ void machine_set_intr(machine *m, int level, int served)
     m->cpu->code_changed = true;
 }
 
-void machine_nmi(machine *m)
+void machine_nmi(machine *m, int cpu)
 {
-    m->nmi = true;
+    m->cpus[cpu]->nmi = true;
     m->cpu->code_changed = true;
 }
 
@@ -464,7 +510,7 @@ void machine_set_timer(machine *m, uint8_t vector, uint64_t period)
 {
     m->timer_vector = vector;
     m->timer_period = period;
-    m->timer_next = cpu_icount(m->cpu) + period;
+    m->timer_next = machine_now(m) + period;
 }
 
 int machine_nest_begin(machine *m)
@@ -482,7 +528,7 @@ int machine_nest_begin(machine *m)
     m->nest = nest;
     m->nests++;
     settle(cpu);
-    cpu->halted = cpu->step_over = false;
+    cpu->halted = cpu->parked = cpu->step_over = false;
     cpu->shadow = 0;
     cpu->db_pending = 0;
     return 0;
@@ -504,11 +550,11 @@ void machine_nest_end(machine *m)
     /* The nested run may have changed the code that is running now. */
     cpu->code_changed = true;
     machine_set_until(m, nest->until_set, nest->until);
-    m->until_fresh = false;
+    cpu->until_fresh = false;
     if (nest->resumes)
         kprobe_resume_at(m, nest->resume_addr);
     else
-        kprobe_forget_resume(m);
+        cpu->probe_resume.set = false;
     m->nest = nest->outer;
     m->nests--;
     free(nest);

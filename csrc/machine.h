@@ -17,7 +17,10 @@ struct kprobes;
 struct kernel;
 
 struct machine {
-    struct cpu *cpu;            /* the processor */
+    struct cpu *cpu;            /* the processor that executes, or did last */
+    struct cpu *cpus[CPUS_MAX];
+    u32 cpu_count;
+    u64 others;                 /* instructions that the CPUs other than cpu have retired */
     struct memory mem;
     struct code_arena arena;    /* memory of decoded blocks */
     struct kernel *kernel;      /* built-in kernel side, NULL for a bare machine */
@@ -29,24 +32,26 @@ struct machine {
     struct nest *nest;          /* the CPU state of the runs that are interrupted, innermost first */
     u32 nests;                  /* how many */
     bool until_set;             /* stop before executing at until */
-    bool until_fresh;           /* set since: the instruction there still has to run once */
     u32 until;                  /* eip */
-    u8 irqs[256];               /* pending external interrupts: a ring of different vectors */
-    u8 irq_first;               /* the oldest one's place */
-    u32 irq_count;
-    u64 irq_pending[4];         /* bitmap of them */
-    bool intr;                  /* level of INTR */
+    bool intr;                  /* level of INTR, a pin of CPU 0 */
     bool intr_served;           /* somebody gives vectors for it */
     bool stop_soon;             /* a handler asked for it: stop before the next instruction */
-    bool nmi;                   /* an NMI is pending */
-    u8 timer_vector;
+    u8 timer_vector;            /* of CPU 0 */
     u64 timer_period;           /* instructions; 0: off */
-    u64 timer_next;             /* icount of the next tick */
+    u64 timer_next;             /* time of the next tick */
     struct stop_info stop;      /* why the last run ended */
     struct device_space space[DEVICE_KINDS];
     struct watches watches;
     struct device_access access; /* that of the device whose handler runs */
     u64 trap_claimed[4];        /* bitmap of vectors offered to Python */
 };
+
+/* Time: the instructions that all CPUs together have retired. */
+ALWAYS_INLINE u64 machine_now(const struct machine *m)
+{
+    return m->others + cpu_icount(m->cpu);
+}
+/* Make another CPU the one that m->cpu is. */
+void machine_select(struct machine *m, struct cpu *cpu);
 
 #endif

@@ -55,23 +55,40 @@ static bool tlb_maps(const struct tlb_entry *e, u32 i, const u8 *data)
     return e->read_tag != tlb_invalid(i) && e->host + e->read_tag == data;
 }
 
+static void protect(struct cpu *cpu, const u8 *data)
+{
+    for (u32 i = 0; i < TLB_SIZE; i++)
+        for (unsigned user = 0; user < 2; user++)
+            if (tlb_maps(&cpu->tlbs[user][i], i, data))
+                cpu->tlbs[user][i].write_tag = tlb_invalid(i);
+}
+
 void tlb_protect(struct machine *m, u32 frame)
 {
-    struct cpu *cpu = m->cpu;
     const struct page *page = memory_page(&m->mem, frame);
 
-    for (u32 i = 0; page && i < TLB_SIZE; i++)
+    for (u32 i = 0; page && i < m->cpu_count; i++)
+        protect(m->cpus[i], page->data);
+}
+
+static void forget(struct cpu *cpu, const u8 *data)
+{
+    for (u32 i = 0; i < TLB_SIZE; i++)
         for (unsigned user = 0; user < 2; user++)
-            if (tlb_maps(&cpu->tlbs[user][i], i, page->data))
-                cpu->tlbs[user][i].write_tag = tlb_invalid(i);
+            if (tlb_maps(&cpu->tlbs[user][i], i, data))
+                tlb_drop(cpu, user, i);
 }
 
 void tlb_forget(struct machine *m, const u8 *data)
 {
-    for (u32 i = 0; i < TLB_SIZE; i++)
-        for (unsigned user = 0; user < 2; user++)
-            if (tlb_maps(&m->cpu->tlbs[user][i], i, data))
-                tlb_drop(m->cpu, user, i);
+    for (u32 i = 0; i < m->cpu_count; i++)
+        forget(m->cpus[i], data);
+}
+
+void tlb_flush_all(struct machine *m)
+{
+    for (u32 i = 0; i < m->cpu_count; i++)
+        tlb_flush(m->cpus[i]);
 }
 
 static void tlb_fill(struct tlb_entry *e, u32 lin, const struct page *page, bool writable)

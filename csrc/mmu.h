@@ -70,10 +70,11 @@ bool mem_check_write(struct cpu *cpu, unsigned seg, u32 off, unsigned size);
 void tlb_init(struct cpu *cpu);
 void tlb_flush(struct cpu *cpu);                /* MOV CR3, mode changes of paging; global pages too */
 void tlb_flush_page(struct cpu *cpu, u32 lin);  /* INVLPG */
-/* Drop the write permission cached for a physical page, in all TLBs: it now holds code or is watched. */
+void tlb_flush_all(struct machine *m);          /* of every CPU: memory changed from outside */
+/* Drop the write permission cached for a physical page, in all CPUs' TLBs: it now holds code or is watched. */
 void tlb_protect(struct machine *m, u32 frame);
 
-/* Drop what TLBs cache of a page whose data is about to move. */
+/* Drop what all CPUs' TLBs cache of a page whose data is about to move. */
 void tlb_forget(struct machine *m, const u8 *data);
 
 /* Debug access by linear address through supervisor eyes, no faults, no A/D bits, ignores write protection.

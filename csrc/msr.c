@@ -1,6 +1,7 @@
 /* msr.c: model-specific registers, and SYSENTER and SYSEXIT, which three of them serve. */
 #include "callout.h"
 #include "gate.h"
+#include "machine.h"
 
 #define MSR_TSC 0x10u
 #define MSR_SYSENTER_CS 0x174u  /* and ESP, EIP */
@@ -41,7 +42,7 @@ int insn_rdmsr(struct cpu *cpu, const struct op *op)
     if (!privileged(cpu))
         return STATUS_FAULT;
     if (msr == MSR_TSC)
-        value = cpu_icount(cpu) + cpu->tsc_offset;
+        value = machine_now(cpu->machine) + cpu->tsc_offset;
     else if (is_sysenter(msr))
         value = cpu->sysenter[msr - MSR_SYSENTER_CS];
     else if (msr == MSR_PAT)
@@ -61,7 +62,7 @@ int insn_wrmsr(struct cpu *cpu, const struct op *op)
     if (!privileged(cpu))
         return STATUS_FAULT;
     if (msr == MSR_TSC)
-        cpu->tsc_offset = value - cpu_icount(cpu);
+        cpu->tsc_offset = value - machine_now(cpu->machine);
     else if (is_sysenter(msr))
         cpu->sysenter[msr - MSR_SYSENTER_CS] = value;
     else if (msr == MSR_PAT && good_pat(wide))

@@ -79,6 +79,7 @@ struct block {
     u8 first;                   /* its first byte */
     bool stale;                 /* its bytes changed; ops[0] forwards or leaves */
     struct block *forward;      /* stale: the block decoded since at the same place, or NULL */
+    struct cpu *cpu;            /* whose block it is */
     struct block *hash_next;    /* in cpu->blocks */
     struct block *page_next[2]; /* in the list of its first page, and of its second one if it crosses */
     struct op ops[];

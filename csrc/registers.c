@@ -103,9 +103,10 @@ static bool set_other(struct cpu *cpu, int id, u32 value)
     case REG_EIP:
         cpu->eip = value;
         cpu->halted = false;    /* somebody who sets eip wants to run from there */
-        kprobe_forget_resume(cpu->machine);
+        cpu->parked = false;
+        cpu->probe_resume.set = false;
         if (!cpu->machine->depth)
-            cpu->machine->watches.passed = false;
+            cpu->watch_passed.set = false;
         return true;
     case REG_EFLAGS: return set_eflags(cpu, value);
     case REG_CR0: return set_cr0(cpu, value);

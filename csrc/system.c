@@ -2,6 +2,7 @@
 #include "api.h"
 #include "callout.h"
 #include "gate.h"
+#include "machine.h"
 
 static bool privileged(struct cpu *cpu)
 {
@@ -252,7 +253,7 @@ int insn_rdtsc(struct cpu *cpu, const struct op *op)
     (void)op;
     if ((cpu->cr4 & CR4_TSD) && !privileged(cpu))
         return STATUS_FAULT;
-    u64 tsc = cpu_icount(cpu) + cpu->tsc_offset;
+    u64 tsc = machine_now(cpu->machine) + cpu->tsc_offset;
     cpu->gpr[EAX] = (u32)tsc;
     cpu->gpr[EDX] = (u32)(tsc >> 32);
     return STATUS_NEXT;

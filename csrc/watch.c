@@ -68,13 +68,12 @@ bool watch_code(const struct machine *m, u32 lin)
 
 bool watch_execution(struct machine *m, u32 lin)
 {
-    struct watches *w = &m->watches;
-    if (w->passed && w->passed_lin == lin && w->passed_icount == m->cpu->icount)
+    struct cpu *cpu = m->cpu;
+    struct moment *passed = &cpu->watch_passed;
+    if (passed->set && passed->lin == lin && passed->icount == cpu->icount)
         return false;
-    w->passed = true;
-    w->passed_lin = lin;
-    w->passed_icount = m->cpu->icount;
-    watch_access(m->cpu, WATCH_EXECUTE, lin, 1, 0);
+    *passed = (struct moment){true, lin, cpu->icount};
+    watch_access(cpu, WATCH_EXECUTE, lin, 1, 0);
     return true;
 }
 
@@ -155,7 +154,8 @@ static void changed(struct machine *m)
     w->kinds = 0;
     for (u32 i = 0; i < w->count; i++)
         w->kinds |= w->list[i].kinds;
-    debug_update(m->cpu);
+    for (u32 i = 0; i < m->cpu_count; i++)
+        debug_update(m->cpus[i]);
     code_drop_frames(m, 0, 0xFFFFFFFF >> PAGE_SHIFT);
 }
 

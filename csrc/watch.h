@@ -30,9 +30,6 @@ struct watches {
     struct watch_event *events; /* not told yet */
     u32 pending, space;
     struct watch_event now;     /* the one whose handler runs */
-    bool passed;                /* the execution at passed_lin, when passed_icount had retired, has been told */
-    u32 passed_lin;
-    u64 passed_icount;
 };
 
 void watches_deinit(struct watches *w);

@@ -77,12 +77,13 @@ def _pre(tag: int, index: int) -> None:
 class Core(Dispatch):
     """One C machine and the Python side of its callbacks."""
 
-    def __init__(self, pages: int, kernel: str | None, kprobes: str | None, optimize: bool) -> None:
+    def __init__(self, pages: int, cpus: int, kernel: str | None, kprobes: str | None, optimize: bool) -> None:
         self.tag = next(_tags) & 0xFFFFFFFF
         config = ffi.new(
             "struct machine_config *",
             {
                 "memory_pages": pages,
+                "cpus": cpus,
                 "kernel": KERNELS[kernel],
                 "kprobes": KPROBES[kprobes],
                 "optimize": optimize,
@@ -215,11 +216,11 @@ class Core(Dispatch):
     def icount(self) -> int:
         return lib.machine_icount(self.handle)
 
-    def interrupt(self, vector: int) -> bool:
-        return lib.machine_interrupt(self.handle, vector) == 0
+    def interrupt(self, cpu: int, vector: int) -> bool:
+        return lib.machine_interrupt(self.handle, cpu, vector) == 0
 
-    def nmi(self) -> None:
-        lib.machine_nmi(self.handle)
+    def nmi(self, cpu: int) -> None:
+        lib.machine_nmi(self.handle, cpu)
 
     def timer(self, vector: int, period: int) -> None:
         lib.machine_set_timer(self.handle, vector, period)

@@ -58,11 +58,11 @@ class Board:
 
         False when the vector is pending already.
         """
-        return self._core.interrupt(vector_number(vector))
+        return self._core.interrupt(0, vector_number(vector))
 
     def nmi(self) -> None:
         """Ask for a non-maskable interrupt: vector 2, whatever IF is, but not before the IRET of the last one."""
-        self._core.nmi()
+        self._core.nmi(0)
 
     @property
     def intr(self) -> Controller | None:

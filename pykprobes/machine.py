@@ -66,7 +66,7 @@ class Machine(Board):
             raise ValueError(f"kernel={kernel!r} must be 'builtin' or None")
         self.memory_size = memory
         self.kprobes_mode = kprobes
-        self._core = Core(memory // PAGE, kernel, kprobes, bool(optimize))
+        self._core = Core(memory // PAGE, cpus, kernel, kprobes, bool(optimize))
         self.regs = Registers(self._core)
         self.fpu = Fpu(self._core)
         self.memory = Memory(self._core)

@@ -218,6 +218,7 @@ class ProbeTable:
             errno.ENOSYS: "kprobes are off in this machine: make it with kprobes='fixed' or '2.5.26'",
             errno.ENOMEM: f"the host has no memory for a probe at {where}",
             errno.EDEADLK: f"{where}: a handler holds the lock of the 2.5.26 kprobes, this would wait for it forever",
+            errno.EBUSY: f"{where}: another CPU holds the lock of the 2.5.26 kprobes: run on until it is free",
             errno.ENOENT: f"{where} is not registered",
         }.get(code, f"{where} cannot be probed: {errno.errorcode.get(code, code)}")
 

@@ -21,6 +21,7 @@ class Layout(NamedTuple):
     call_return: int
     stack_top: int
     stack_bottom: int
+    stack_stride: int
     window: int
     window_end: int
 

@@ -51,9 +51,10 @@ class AddressSpace:
         self._arena = self._arena_end = 0
         if core.layout:
             layout = core.layout
-            guard = layout.stack_bottom - PAGE
-            insort(self._regions, whole_pages(guard, guard, "the unmapped page that ends the stack"))
-            insort(self._regions, whole_pages(layout.stack_bottom, layout.stack_top, "the stack"))
+            for top in range(layout.stack_top, layout.stack_bottom, -layout.stack_stride):
+                guard = top - top % PAGE - layout.stack_stride + PAGE
+                insort(self._regions, whole_pages(guard, guard, "the unmapped page that ends the stack"))
+                insort(self._regions, whole_pages(guard + PAGE, top, "the stack"))
             insort(self._regions, whole_pages(layout.window, layout.window_end, "the built-in kernel side"))
 
     def __iter__(self) -> Iterator[Region]:
