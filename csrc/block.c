@@ -405,7 +405,7 @@ static struct block *block_decode(struct cpu *cpu, u32 mode, const struct fetch_
             note_conflict(page, offset + probed, (crosses ? w.n - at : in.len) - probed);
         if (crosses && w.page_end)
             note_conflict(w.page_end, 0, in.len - (w.n - at));
-        if (status == DECODE_OK)
+        if (status == DECODE_OK && !(in.feature & ~cpu->model->features))
             translate(&t, &in);
         else
             translate_undefined(&t, in.len);

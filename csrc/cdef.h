@@ -59,6 +59,7 @@ enum { CALLBACK_RAISED = -1 };
 
 enum kprobes_mode { KPROBES_OFF, KPROBES_2_5_26, KPROBES_FIXED };
 enum kernel_kind { KERNEL_NONE, KERNEL_BUILTIN };
+enum cpu_kind { CPU_386, CPU_486, CPU_PENTIUM, CPU_PPRO, CPU_P3, CPU_P4 };
 
 struct machine_config {
     uint32_t memory_pages;      /* RAM from physical 0 */
@@ -66,6 +67,7 @@ struct machine_config {
     int32_t kernel;             /* enum kernel_kind */
     int32_t kprobes;            /* enum kprobes_mode */
     int32_t optimize;
+    int32_t cpu;                /* enum cpu_kind */
     uint32_t tag;               /* given back in every callback */
     int (*callback)(uint32_t tag, int kind, int index, uint32_t arg);
     void (*pre)(uint32_t tag, int index);   /* CALLBACK_PRE: fewer arguments and no result make it a sixth faster */
@@ -125,6 +127,14 @@ struct fpu_state {
 };
 void machine_get_fpu(machine *m, struct fpu_state *ret);
 void machine_set_fpu(machine *m, const struct fpu_state *state);
+
+struct sse_state {
+    uint8_t xmm[128];           /* XMM0 to XMM7, 16 bytes each */
+    uint32_t mxcsr;
+};
+/* -1, with nothing in ret or changed: a processor without SSE, or reserved bits of MXCSR. */
+int machine_get_sse(machine *m, struct sse_state *ret);
+int machine_set_sse(machine *m, const struct sse_state *state);
 
 /* Linear memory without faults and ignoring write protection; returns the bytes done before an unmapped page. */
 uint32_t machine_peek(machine *m, uint32_t lin, void *buf, uint32_t size);

@@ -11,8 +11,6 @@
 
 #define SEG_RESET 0x0093u       /* present, writable data, accessed */
 
-#define CR0_DEFINED (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
-#define CR4_DEFINED (CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCE)   /* another bit is #GP(0) */
 #define PAT_RESET 0x0007040600070406ull     /* SDM vol. 3, 11.12.4 */
 #define DR6_WRITABLE 0x0000E00Fu
 #define DR7_WRITABLE 0xFFFF23FFu
@@ -61,12 +59,13 @@ void cpu_reset(struct cpu *cpu)
 {
     for (unsigned i = 0; i < 8; i++)
         cpu->gpr[i] = cpu->dr[i] = 0;
-    cpu->gpr[EDX] = CPU_SIGNATURE;
+    cpu->gpr[EDX] = cpu->model->signature;
+    cpu->eflags_defined = cpu->model->eflags & ~EFLAGS_ARITH;
     cpu->zero = 0;
     cpu->eip = 0xFFF0;
     cpu_set_eflags(cpu, 0);
     reset_segments(cpu);
-    cpu->cr0 = CR0_CD | CR0_NW | CR0_ET;
+    cpu->cr0 = ((CR0_CD | CR0_NW) & cpu->model->cr0) | CR0_ET;
     cpu->cr2 = cpu->cr3 = cpu->cr4 = 0;
     memset(cpu->sysenter, 0, sizeof(cpu->sysenter));
     memset(cpu->pdpte, 0, sizeof(cpu->pdpte));
@@ -74,6 +73,7 @@ void cpu_reset(struct cpu *cpu)
     cpu->dr[6] = DR6_FIXED;
     cpu->dr[7] = DR7_FIXED;
     fpu_reset(&cpu->fpu);
+    sse_reset(&cpu->sse);
     cpu->fault = (struct fault){0};
     cpu->db_pending = 0;
     cpu->code_breaks = false;
@@ -95,9 +95,9 @@ static bool load_pointers(struct cpu *cpu, u32 cr0, u32 cr3, u32 cr4, u32 change
 /* SDM vol. 3, 2.5: paging needs protected mode, NW needs CD; undefined bits cannot be set. */
 static bool write_cr0(struct cpu *cpu, u32 value)
 {
+    value = (value & cpu->model->cr0) | CR0_ET;
     if (((value & CR0_PG) && !(value & CR0_PE)) || ((value & CR0_NW) && !(value & CR0_CD)))
         return false;
-    value = (value & CR0_DEFINED) | CR0_ET;
     u32 changed = cpu->cr0 ^ value;
     if (!load_pointers(cpu, value, cpu->cr3, cpu->cr4, changed & (CR0_CD | CR0_NW | CR0_PG)))
         return false;
@@ -122,7 +122,7 @@ bool cpu_write_control(struct cpu *cpu, unsigned n, u32 value)
         cpu->cr3 = value;
         break;
     default:
-        if ((value & ~CR4_DEFINED) || !load_pointers(cpu, cpu->cr0, cpu->cr3, value,
+        if ((value & ~cpu->model->cr4) || !load_pointers(cpu, cpu->cr0, cpu->cr3, value,
                                                      (cpu->cr4 ^ value) & (CR4_PAE | CR4_PGE | CR4_PSE)))
             return false;
         cpu->cr4 = value;

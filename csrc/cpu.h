@@ -9,6 +9,8 @@
 
 #include "flags.h"
 #include "fpu.h"
+#include "model.h"
+#include "sse.h"
 #include "tunables.h"
 #include "types.h"
 
@@ -33,6 +35,8 @@ enum sreg { ES, CS, SS, DS, FS, GS, LDTR, TR, SREG_COUNT };
 #define CR4_PAE 0x00000020u
 #define CR4_PGE 0x00000080u
 #define CR4_PCE 0x00000100u
+#define CR4_OSFXSR 0x00000200u
+#define CR4_OSXMMEXCPT 0x00000400u
 
 /* DR6, DR7 (SDM vol. 3, 17.2) */
 #define DR6_FIXED 0xFFFF0FF0u
@@ -43,12 +47,10 @@ enum sreg { ES, CS, SS, DS, FS, GS, LDTR, TR, SREG_COUNT };
 #define DR7_FIXED 0x00000400u
 #define DR7_GD 0x00002000u
 
-#define CPU_SIGNATURE 0x0633u   /* EDX after reset, EAX of CPUID 1: the first of family 6 with SYSENTER */
-
 /* Exception vectors (SDM vol. 3, table 6-1) */
 enum vector {
     T_DIVIDE = 0, T_DEBUG = 1, T_NMI = 2, T_BRKPT = 3, T_OFLOW = 4, T_BOUND = 5, T_ILLOP = 6, T_DEVICE = 7,
-    T_DBLFLT = 8, T_TSS = 10, T_SEGNP = 11, T_STACK = 12, T_GPFLT = 13, T_PGFLT = 14, T_FPERR = 16, T_ALIGN = 17
+    T_DBLFLT = 8, T_TSS = 10, T_SEGNP = 11, T_STACK = 12, T_GPFLT = 13, T_PGFLT = 14, T_FPERR = 16, T_ALIGN = 17, T_SIMD = 19
 };
 
 /* A segment register with its hidden part. attr has the layout of descriptor bits 40-55 with the limit
@@ -148,6 +150,7 @@ struct cpu {
     struct tlb_entry *tlb;      /* the one of the current privilege */
     struct lazy_flags fl;       /* arithmetic flags, valid outside blocks */
     u32 eflags;                 /* the other flags: TF IF DF IOPL NT RF VM AC ID, bit 1 set */
+    u32 eflags_defined;         /* the bits of eflags that this model has */
     u32 mode;                   /* enum mode bits; mode_update() keeps it */
     u8 leave;                   /* enum leave */
     u8 stop;                    /* enum stop_reason when leave is LEAVE_STOP */
@@ -172,6 +175,7 @@ struct cpu {
     u32 sysenter[3];            /* MSRs SYSENTER_CS, ESP, EIP */
     u64 pat;                    /* MSR PAT; memory has no types here, so that it is only kept */
     struct fpu fpu;
+    struct sse sse;
 
     u64 icount;                 /* instructions retired up to the last entry of the block loop */
     s64 budget_start;           /* budget at that entry; retired now = icount + budget_start - budget */
@@ -188,6 +192,7 @@ struct cpu {
     struct moment watch_passed; /* this execution has been told to those who watch it */
     struct moment probe_resume; /* a run stopped at this hit's probe point: going on there is the same hit */
     struct moment probe_missed; /* counted already */
+    const struct cpu_model *model;
     u32 cross_count;
     struct block_exit **cross;  /* exits linked into another page: undone by a TLB flush */
     struct block **blocks;      /* BLOCK_HASH_SIZE buckets by physical address */
@@ -215,7 +220,7 @@ ALWAYS_INLINE u32 cpu_eflags(const struct cpu *cpu)
 }
 ALWAYS_INLINE void cpu_set_eflags(struct cpu *cpu, u32 v)
 {
-    cpu->eflags = (v & EFLAGS_SYSTEM) | EFLAGS_FIXED;
+    cpu->eflags = (v & cpu->eflags_defined) | EFLAGS_FIXED;
     cpu->fl = flags_set(v);
 }
 

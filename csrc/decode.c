@@ -21,6 +21,11 @@ static const struct opcode group_table[GROUP_COUNT][8] = {
     GROUPS(SUBROW)
 };
 
+static const u32 opcode_features[512] = {
+#define NEEDS(code, feature) [code] = FEATURE_##feature,
+    OPCODE_FEATURES(NEEDS)
+};
+
 struct reader {
     const u8 *bytes;
     unsigned n;             /* bytes there */
@@ -159,7 +164,7 @@ static u8 take_prefixes(struct reader *r, struct insn *in, bool code32)
         case 0x3E: in->seg = DS; in->has_seg = true; break;
         case 0x64: in->seg = FS; in->has_seg = true; break;
         case 0x65: in->seg = GS; in->has_seg = true; break;
-        case 0x66: size16 = code32; break;
+        case 0x66: size16 = code32; in->size_prefix = true; break;
         case 0x67: in->addr16 = code32; break;
         case 0xF0: in->lock = true; break;
         case 0xF2: in->repne = true; in->rep = false; break;
@@ -191,6 +196,13 @@ enum decode_status decode(const u8 *bytes, unsigned n, bool code32, struct insn 
         sub.properties |= in->row.properties;
         in->row = sub;
     }
+    in->feature = opcode_features[in->opcode];
+    if (in->row.family == F_CALLOUT_FPU)
+        in->feature = fpu_feature(in->row.arg, in->mem, in->reg, in->rm);
+    if (in->row.family == F_SSE) {
+        in->sse = sse_find(in);
+        in->feature = in->sse ? in->sse->feature : 0;
+    }
     if (in->row.properties & P_BYTE)
         in->size = 1;
     else if (in->row.properties & P_WORD)
@@ -199,7 +211,7 @@ enum decode_status decode(const u8 *bytes, unsigned n, bool code32, struct insn 
     if (r->status != DECODE_OK)
         goto out;
     in->len = (u8)r->at;
-    if (in->row.family == F_UNDEFINED || ((in->row.properties & P_MEM_ONLY) && !in->mem))
+    if (in->row.family == F_UNDEFINED || (in->row.family == F_SSE && !in->sse) || ((in->row.properties & P_MEM_ONLY) && !in->mem))
         return DECODE_UNDEFINED;
     if (in->lock && !((in->row.properties & P_LOCKABLE) && in->mem))
         return DECODE_UNDEFINED;

@@ -22,6 +22,7 @@ enum family {               /* how translate.c makes ops of it */
     F_MOV_RM_I, F_LEA, F_EXTEND, F_CONVERT, F_XCHG, F_XCHG_A, F_NOP, F_BSWAP, F_SETCC, F_CMOV, F_CARRY, F_DIRECTION,
     F_PUSH_R, F_PUSH_I, F_PUSH_RM, F_POP_R, F_POP_RM, F_LEAVE, F_PUSH_SREG, F_POP_SREG, F_MOV_RM_SREG, F_MOV_SREG_RM,
     F_LOAD_FAR, F_STRING, F_IN_OUT, F_CONTROL, F_JCC, F_LOOP, F_JMP, F_CALL, F_RET, F_JMP_RM, F_CALL_RM,
+    F_SSE,
     FAMILY_COUNT
 };
 
@@ -59,6 +60,7 @@ struct insn {
     u8 size;                /* operand size: 1, 2, 4 */
     bool addr16;
     bool lock, rep, repne;
+    bool size_prefix;       /* 66 */
     bool has_modrm, mem;
     bool has_seg;
     u8 seg;                 /* segment of the memory operand, override applied */
@@ -68,6 +70,8 @@ struct insn {
     u8 scale;               /* 0-3 */
     u32 disp;
     u32 imm, imm2;
+    const struct sse_row *sse;  /* of family F_SSE */
+    u32 feature;            /* enum feature that the processor must have */
 };
 
 enum decode_status {

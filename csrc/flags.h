@@ -30,7 +30,7 @@
 #define EFLAGS_ID 0x00200000u
 #define EFLAGS_ARITH (EFLAGS_CF | EFLAGS_PF | EFLAGS_AF | EFLAGS_ZF | EFLAGS_SF | EFLAGS_OF)
 #define EFLAGS_FIXED 0x00000002u
-#define EFLAGS_SYSTEM 0x003F7700u
+#define EFLAGS_SYSTEM 0x00277700u
 
 enum flags_class {
     FC_ADD,     /* res = a + b */

@@ -199,9 +199,15 @@ bool fpu_defined(unsigned escape, bool mem, unsigned reg, unsigned rm)
     return find(escape, mem, reg, rm)->fn;
 }
 
-/* A pending exception before a waiting instruction (SDM vol. 1, 8.7): #MF, or with CR0.NE clear FERR# is asserted and
- * the processor waits, IGNNE# being inactive, for the interrupt that the board makes of it. */
-static int report(struct cpu *cpu)
+u32 fpu_feature(unsigned escape, bool mem, unsigned reg, unsigned rm)
+{
+    fpu_handler *fn = find(escape, mem, reg, rm)->fn;
+    return fn == fpu_fcmov || fn == fpu_compare_flags ? FEATURE_CMOV : 0;
+}
+
+/* With CR0.NE clear FERR# is asserted and the processor waits, IGNNE# being inactive, for the interrupt that the board
+ * makes of it. */
+int fpu_report(struct cpu *cpu)
 {
     if (cpu->cr0 & CR0_NE)
         return cpu_fault(cpu, T_FPERR);
@@ -219,7 +225,7 @@ int insn_fpu(struct cpu *cpu, const struct op *op)
     if (unlikely(cpu->cr0 & (CR0_EM | CR0_TS)))
         return cpu_fault(cpu, T_DEVICE);
     if (unlikely(row->flags & WAITS && f->status & FPU_ES))
-        return report(cpu);
+        return fpu_report(cpu);
     int status = row->fn(cpu, op, row->arg);
     if (likely(status == STATUS_NEXT && row->flags & POINTS)) {
         f->ip = op->eip;
@@ -238,5 +244,5 @@ int insn_wait(struct cpu *cpu, const struct op *op)
     (void)op;
     if ((cpu->cr0 & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS))
         return cpu_fault(cpu, T_DEVICE);
-    return cpu->fpu.status & FPU_ES ? report(cpu) : STATUS_NEXT;
+    return cpu->fpu.status & FPU_ES ? fpu_report(cpu) : STATUS_NEXT;
 }

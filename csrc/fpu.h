@@ -45,6 +45,8 @@ void fpu_reset(struct fpu *f);  /* SDM vol. 3, table 9-1 */
 void fpu_init(struct fpu *f);   /* FNINIT */
 /* Is there such an instruction? escape is the opcode - D8h. */
 bool fpu_defined(unsigned escape, bool mem, unsigned reg, unsigned rm);
+/* What it needs besides an x87: an enum feature, or 0. */
+u32 fpu_feature(unsigned escape, bool mem, unsigned reg, unsigned rm);
 u16 fpu_tag_word(const struct fpu *f);
 void fpu_set_tag_word(struct fpu *f, u16 tags);
 void fpu_set_control(struct fpu *f, u16 value);
@@ -97,9 +99,25 @@ ALWAYS_INLINE void fpu_set_c1(struct fpu *f, bool on)
     f->status = (u16)((f->status & ~FPU_C1) | (on ? FPU_C1 : 0));
 }
 
+/* MMX registers are the significands of the physical registers (SDM vol. 1, 9.6): all of them become valid with TOP 0,
+ * and what is written gets an exponent of ones. offset is 16 times the register's number. */
+ALWAYS_INLINE void mmx_enter(struct fpu *f)
+{
+    f->status &= (u16)~FPU_TOP;
+    f->full = 0xFF;
+}
+ALWAYS_INLINE void mmx_put(struct fpu *f, unsigned offset, u64 value)
+{
+    mmx_enter(f);
+    *(struct float80 *)((u8 *)f->st + offset) = (struct float80){value, 0xFFFF};
+}
+
 struct float_env fpu_env(const struct fpu *f);
 /* Take over what an operation raised; true: an unmasked exception forbids its result. C1 says which way it rounded. */
 bool fpu_raise(struct fpu *f, const struct float_env *env);
+/* A pending exception before a waiting instruction (SDM vol. 1, 8.7): #MF, or what the board is told. Returns an enum
+ * status. */
+int fpu_report(struct cpu *cpu);
 /* Stack faults (SDM vol. 1, 8.5.1.1): true if the masked response, the indefinite NaN, is to be given. */
 bool fpu_underflow(struct fpu *f);
 bool fpu_overflow(struct fpu *f);

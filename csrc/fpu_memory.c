@@ -6,16 +6,8 @@
 
 bool fpu_read(struct cpu *cpu, const struct op *op, void *buf, unsigned size)
 {
-    u32 lin, value;
-    if (!seg_linear(cpu, op->seg, op_offset(cpu, op), size, ACCESS_READ, &lin))
-        return false;
-    for (unsigned i = 0, n; i < size; i += n) {
-        n = size - i >= 4 ? 4 : 2;
-        if (!lin_read(cpu, lin + i, n, 0, &value))
-            return false;
-        memcpy((u8 *)buf + i, &value, n);
-    }
-    return true;
+    u32 lin;
+    return seg_linear(cpu, op->seg, op_offset(cpu, op), size, ACCESS_READ, &lin) && lin_read_bytes(cpu, lin, buf, size);
 }
 
 bool fpu_writable(struct cpu *cpu, const struct op *op, unsigned size)
@@ -26,17 +18,7 @@ bool fpu_writable(struct cpu *cpu, const struct op *op, unsigned size)
 bool fpu_write(struct cpu *cpu, const struct op *op, const void *buf, unsigned size)
 {
     u32 lin;
-    if (!seg_linear(cpu, op->seg, op_offset(cpu, op), size, ACCESS_WRITE, &lin) ||
-        !lin_check_write(cpu, lin, size, 0))
-        return false;
-    for (unsigned i = 0, n; i < size; i += n) {
-        u32 value = 0;
-        n = size - i >= 4 ? 4 : 2;
-        memcpy(&value, (const u8 *)buf + i, n);
-        if (!lin_write(cpu, lin + i, value, n, 0))
-            return false;
-    }
-    return true;
+    return seg_linear(cpu, op->seg, op_offset(cpu, op), size, ACCESS_WRITE, &lin) && lin_write_bytes(cpu, lin, buf, size);
 }
 
 /* --- numbers ---------------------------------------------------------------------------------------------- */

@@ -137,7 +137,8 @@ static void set_cpu(struct machine *m, struct cpu *cpu)
      * what init_fpu gives a task that had not used the x87. */
     fpu_init(&cpu->fpu);
     cpu->cr3 = k->directory;
-    cpu->cr0 = CR0_PG | CR0_WP | CR0_NE | CR0_ET | CR0_TS | CR0_MP | CR0_PE;
+    cpu->cr0 = (CR0_PG | CR0_WP | CR0_NE | CR0_ET | CR0_TS | CR0_MP | CR0_PE) & cpu->model->cr0;
+    cpu->cr4 = (CR4_OSFXSR | CR4_OSXMMEXCPT) & cpu->model->cr4;
     tlb_flush(cpu);
     k->code = cpu->seg[CS] = flat(KERNEL_CS, FLAT_CODE);
     k->data = cpu->seg[DS] = cpu->seg[ES] = cpu->seg[SS] = flat(KERNEL_DS, FLAT_DATA);

@@ -30,6 +30,7 @@ static bool cpu_create(struct machine *m)
         return false;
     cpu->machine = m;
     cpu->index = m->cpu_count;
+    cpu->model = &cpu_models[m->config.cpu];
     cpu->blocks = calloc(BLOCK_HASH_SIZE, sizeof(*cpu->blocks));
     cpu->cross = calloc(CROSS_LINKS_MAX, sizeof(*cpu->cross));
     m->cpus[m->cpu_count++] = cpu;

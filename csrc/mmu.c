@@ -249,6 +249,44 @@ bool lin_check_write(struct cpu *cpu, u32 lin, unsigned size, unsigned access)
     return likely(tlb_host(cpu, lin, size, access)) || locate_both(cpu, lin, size, access, phys);
 }
 
+bool lin_read_bytes(struct cpu *cpu, u32 lin, void *buf, unsigned size)
+{
+    const u8 *host = tlb_host(cpu, lin, size, ACCESS_READ);
+    u32 value;
+
+    if (likely(host)) {
+        memcpy(buf, host, size);
+        return true;
+    }
+    for (unsigned i = 0, n; i < size; i += n) {
+        n = size - i >= 4 ? 4 : 2;
+        if (!lin_read(cpu, lin + i, n, 0, &value))
+            return false;
+        memcpy((u8 *)buf + i, &value, n);
+    }
+    return true;
+}
+
+bool lin_write_bytes(struct cpu *cpu, u32 lin, const void *buf, unsigned size)
+{
+    u8 *host = tlb_host(cpu, lin, size, ACCESS_WRITE);
+
+    if (likely(host)) {
+        memcpy(host, buf, size);
+        return true;
+    }
+    if (!lin_check_write(cpu, lin, size, 0))
+        return false;
+    for (unsigned i = 0, n; i < size; i += n) {
+        u32 value = 0;
+        n = size - i >= 4 ? 4 : 2;
+        memcpy(&value, (const u8 *)buf + i, n);
+        if (!lin_write(cpu, lin + i, value, n, 0))
+            return false;
+    }
+    return true;
+}
+
 bool mmu_translate(struct cpu *cpu, u32 lin, unsigned access, u32 *ret)
 {
     struct translation t;

@@ -54,6 +54,10 @@ bool lin_write(struct cpu *cpu, u32 lin, u32 value, unsigned size, unsigned acce
 /* Would a write of size bytes fault? Faults if so; touches nothing but A and D bits. */
 bool lin_check_write(struct cpu *cpu, u32 lin, unsigned size, unsigned access);
 
+/* The same for any even number of bytes up to PAGE_SIZE, in words of four bytes. A write stores all of them or none. */
+bool lin_read_bytes(struct cpu *cpu, u32 lin, void *buf, unsigned size);
+bool lin_write_bytes(struct cpu *cpu, u32 lin, const void *buf, unsigned size);
+
 /* Do limit and type allow the access? No fault, any size. */
 bool seg_allows(const struct cpu *cpu, unsigned seg, u32 off, u32 size, unsigned access);
 /* Segment check (limit, type, null; #GP(0) or #SS(0)) and then alignment check (#AC) giving the linear address. */

@@ -6,9 +6,6 @@
 #include "machine.h"
 #include "trap.h"
 
-/* EFLAGS bits that exist here; VIF and VIP need VME, which CPUID does not announce. */
-#define EFLAGS_DEFINED (EFLAGS_ARITH | (EFLAGS_SYSTEM & ~(EFLAGS_VIF | EFLAGS_VIP)) | EFLAGS_FIXED)
-
 static unsigned debug_index(int id)
 {
     return id < REG_DR6 ? (unsigned)(id - REG_DR0) : (unsigned)(id - REG_DR6) + 6;
@@ -43,7 +40,7 @@ uint32_t machine_get_reg(machine *m, int id)
 static bool set_eflags(struct cpu *cpu, u32 value)
 {
     bool enter = value & ~cpu->eflags & EFLAGS_VM, leave = cpu->eflags & ~value & EFLAGS_VM;
-    if ((value & ~EFLAGS_DEFINED) || leave || (enter && !(cpu->cr0 & CR0_PE)))
+    if ((value & ~(cpu->model->eflags | EFLAGS_FIXED)) || leave || (enter && !(cpu->cr0 & CR0_PE)))
         return false;
     cpu_set_eflags(cpu, value);
     if (enter)
@@ -225,4 +222,27 @@ void machine_set_fpu(machine *m, const struct fpu_state *state)
     f->dp = state->dp;
     for (unsigned i = 0; i < 8; i++)
         memcpy(fpu_st(f, i), state->st + 10 * i, 10);
+}
+
+static bool has_sse(const machine *m)
+{
+    return m->cpu->model->features & FEATURE_SSE;
+}
+
+int machine_get_sse(machine *m, struct sse_state *ret)
+{
+    if (!has_sse(m))
+        return -1;
+    memcpy(ret->xmm, m->cpu->sse.xmm, sizeof(ret->xmm));
+    ret->mxcsr = m->cpu->sse.mxcsr;
+    return 0;
+}
+
+int machine_set_sse(machine *m, const struct sse_state *state)
+{
+    if (!has_sse(m) || state->mxcsr & ~mxcsr_defined(m->cpu))
+        return -1;
+    memcpy(m->cpu->sse.xmm, state->xmm, sizeof(state->xmm));
+    m->cpu->sse.mxcsr = state->mxcsr;
+    return 0;
 }

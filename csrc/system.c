@@ -179,20 +179,22 @@ int insn_str(struct cpu *cpu, const struct op *op)
 
 int insn_invlpg(struct cpu *cpu, const struct op *op)
 {
+    if (!(cpu->model->features & FEATURE_486))
+        return cpu_fault(cpu, T_ILLOP);
     if (!privileged(cpu))
         return STATUS_FAULT;
     tlb_flush_page(cpu, cpu->seg[op->seg].base + op_offset(cpu, op));
     return op_leave(cpu, op);
 }
 
-static bool has_control(unsigned n)
+static bool has_control(const struct cpu *cpu, unsigned n)
 {
-    return n == 0 || (n >= 2 && n <= 4);
+    return n == 0 || n == 2 || n == 3 || (n == 4 && cpu->model->cr4);
 }
 
 int insn_mov_r_cr(struct cpu *cpu, const struct op *op)
 {
-    if (!has_control(op->sub))
+    if (!has_control(cpu, op->sub))
         return cpu_fault(cpu, T_ILLOP);
     if (!privileged(cpu))
         return STATUS_FAULT;
@@ -203,7 +205,7 @@ int insn_mov_r_cr(struct cpu *cpu, const struct op *op)
 
 int insn_mov_cr_r(struct cpu *cpu, const struct op *op)
 {
-    if (!has_control(op->sub))
+    if (!has_control(cpu, op->sub))
         return cpu_fault(cpu, T_ILLOP);
     if (!privileged(cpu))
         return STATUS_FAULT;
@@ -259,35 +261,24 @@ int insn_rdtsc(struct cpu *cpu, const struct op *op)
     return STATUS_NEXT;
 }
 
-/* SDM vol. 2, CPUID. Leaf 1 EDX: exactly the features that are implemented. */
-#define CPUID_FPU (1u << 0)
-#define CPUID_DE (1u << 2)
-#define CPUID_PSE (1u << 3)
-#define CPUID_TSC (1u << 4)
-#define CPUID_MSR (1u << 5)
-#define CPUID_PAE (1u << 6)
-#define CPUID_CX8 (1u << 8)
-#define CPUID_SEP (1u << 11)
-#define CPUID_PGE (1u << 13)
-#define CPUID_CMOV (1u << 15)
-#define CPUID_PAT (1u << 16)
-#define CPUID_FEATURES (CPUID_FPU | CPUID_DE | CPUID_PSE | CPUID_TSC | CPUID_MSR | CPUID_PAE | CPUID_CX8 | CPUID_SEP | \
-                        CPUID_PGE | CPUID_CMOV | CPUID_PAT)
 #define CPUID_EXTENDED 0x80000000u
 #define CPUID_ADDRESSES 0x80000008u     /* the last extended leaf */
 
+/* SDM vol. 2, CPUID; beyond the last leaf: the last. Models with PAE have extended leaves, for the width of physical
+ * addresses. */
 int insn_cpuid(struct cpu *cpu, const struct op *op)
 {
-    static const u32 leaves[][4] = {        /* EAX, ECX, EDX, EBX: the order of enum gpr */
-        {2, 0x6C65746E, 0x49656E69, 0x756E6547},                                    /* GenuineIntel */
-        {CPU_SIGNATURE, 0, CPUID_FEATURES, 0},
-        {0x03020101, 0, 0x06040A42, 0},                                             /* caches and TLBs */
+    const struct cpu_model *model = cpu->model;
+    const u32 leaves[3][4] = {              /* EAX, ECX, EDX, EBX: the order of enum gpr */
+        {model->max_leaf, 0x6C65746E, 0x49656E69, 0x756E6547},                      /* GenuineIntel */
+        {model->signature, 0, model->features & ~FEATURES_UNTOLD, model->flush_line},
+        {model->caches[0], model->caches[1], model->caches[2], model->caches[3]},
     };
     (void)op;
     static const u32 no_features[4], extended_max[4] = {CPUID_ADDRESSES}, address_bits[4] = {32 << 8 | 32};
     u32 leaf = cpu->gpr[EAX];
-    const u32 *values = leaves[leaf < 2 ? leaf : 2];    /* beyond the last leaf: the last */
-    if (leaf >= CPUID_EXTENDED && leaf <= CPUID_ADDRESSES)
+    const u32 *values = leaves[leaf < model->max_leaf ? leaf : model->max_leaf];
+    if (model->features & FEATURE_PAE && leaf >= CPUID_EXTENDED && leaf <= CPUID_ADDRESSES)
         values = leaf == CPUID_EXTENDED ? extended_max : leaf == CPUID_ADDRESSES ? address_bits : no_features;
     for (unsigned i = EAX; i <= EBX; i++)
         cpu->gpr[i] = values[i];

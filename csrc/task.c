@@ -157,7 +157,7 @@ static void load_registers(struct cpu *cpu, const struct task_switch *ts, const 
                            const struct state *state)
 {
     const struct layout *l = layout_of(to);
-    u32 eflags = state->words[1] & ~(EFLAGS_VIF | EFLAGS_VIP);
+    u32 eflags = state->words[1];
     bool nests = ts->cause == TASK_CALL || ts->cause == TASK_EVENT;
     cpu->seg[TR] = *to;
     cpu->eip = state->words[0];

@@ -325,7 +325,7 @@ static int return_v86(struct cpu *cpu)
         return STATUS_FAULT;
     if (words[0] > 0xFFFF)
         return cpu_fault_code(cpu, T_GPFLT, 0);
-    eflags_load(cpu, words[2], EFLAGS_ARITH | (EFLAGS_SYSTEM & ~(EFLAGS_VIF | EFLAGS_VIP)));
+    eflags_load(cpu, words[2], EFLAGS_ARITH | EFLAGS_SYSTEM);
     cpu->gpr[ESP] = words[3];
     segment_set_paragraph(&cpu->seg[CS], (u16)words[1], true);
     for (unsigned i = 0; i < 5; i++)

@@ -94,7 +94,7 @@ static translator *const translators[FAMILY_COUNT] = {
     [F_POP_SREG] = do_pop_sreg, [F_MOV_RM_SREG] = do_mov_rm_sreg, [F_MOV_SREG_RM] = do_mov_sreg_rm,
     [F_LOAD_FAR] = do_load_far, [F_STRING] = do_string, [F_IN_OUT] = do_in_out, [F_CONTROL] = do_control,
     [F_JCC] = do_jcc, [F_LOOP] = do_loop, [F_JMP] = do_jmp, [F_CALL] = do_call, [F_RET] = do_ret,
-    [F_JMP_RM] = do_jmp_rm, [F_CALL_RM] = do_call_rm,
+    [F_JMP_RM] = do_jmp_rm, [F_CALL_RM] = do_call_rm, [F_SSE] = do_sse,
 };
 
 static const bool keeps_flags[FAMILY_COUNT] = {

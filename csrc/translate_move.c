@@ -234,6 +234,25 @@ void do_callout_fpu(struct translation *t, const struct insn *in)
     op->imm = in->modrm;
 }
 
+static u8 sse_offset(unsigned place, unsigned reg)
+{
+    return (u8)(place == AT_MM || place == AT_XMM ? 16 * reg : 4 * reg);
+}
+
+/* insn_sse does every row; those with a handler get it for registers and flat memory. */
+void do_sse(struct translation *t, const struct insn *in)
+{
+    const struct sse_row *row = in->sse;
+    bool flat = (t->mode & MODE_FLAT) && in->seg <= DS && in->seg != CS && !in->addr16;
+    struct op *op = append_callout(t, in, CALLOUT_sse);
+    op->reg = row->flags & SSE_SPECIAL && row->reg == AT_NONE ? op->reg : sse_offset(row->reg, in->reg);
+    if (!in->mem)
+        op->rm = sse_offset(row->rm, in->rm);
+    op->imm = sse_number(row) << 8 | (in->imm & 0xFF);
+    if (row->handler && (!in->mem || flat))
+        op->fn = row->handler;
+}
+
 void do_string(struct translation *t, const struct insn *in)
 {
     append_callout(t, in, in->row.arg);

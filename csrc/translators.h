@@ -52,6 +52,6 @@ translator do_alu_rm_r, do_alu_r_rm, do_alu_a_i, do_alu_rm_i, do_test_rm_r, do_t
     do_mov_r_i, do_mov_rm_i, do_lea, do_extend, do_convert, do_xchg, do_xchg_a, do_nop, do_bswap, do_setcc, do_cmov,
     do_push_r, do_push_i, do_push_rm, do_pop_r, do_pop_rm, do_leave, do_push_sreg, do_pop_sreg, do_mov_rm_sreg,
     do_mov_sreg_rm, do_load_far, do_callout, do_callout_fpu, do_string, do_in_out, do_control, do_jcc, do_loop,
-    do_jmp, do_call, do_ret, do_jmp_rm, do_call_rm;
+    do_jmp, do_call, do_ret, do_jmp_rm, do_call_rm, do_sse;
 
 #endif

@@ -71,6 +71,10 @@ class WatchEvent:
     value: int
     eip: int
 
+class SseState:
+    xmm: Sequence[int]
+    mxcsr: int
+
 class KernelLayout:
     gdt: int
     idt: int
@@ -175,6 +179,12 @@ class _Lib:
     KPROBES_FIXED: int
     KERNEL_NONE: int
     KERNEL_BUILTIN: int
+    CPU_386: int
+    CPU_486: int
+    CPU_PENTIUM: int
+    CPU_PPRO: int
+    CPU_P3: int
+    CPU_P4: int
     MAP_WRITE: int
     MAP_USER: int
     PROBE_PRE: int
@@ -204,6 +214,8 @@ class _Lib:
     def machine_load_rom(self, m: Machine, data: object, size: int) -> int: ...
     def machine_get_fpu(self, m: Machine, ret: FpuState) -> None: ...
     def machine_set_fpu(self, m: Machine, state: FpuState) -> None: ...
+    def machine_get_sse(self, m: Machine, ret: SseState) -> int: ...
+    def machine_set_sse(self, m: Machine, state: SseState) -> int: ...
     def machine_peek(self, m: Machine, lin: int, buf: object, size: int) -> int: ...
     def machine_poke(self, m: Machine, lin: int, buf: object, size: int) -> int: ...
     def machine_map(self, m: Machine, lin: int, size: int, rights: int) -> int: ...

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-    from ._core import FpuState, Frame, Machine, StopInfo
+    from ._core import FpuState, Frame, Machine, SseState, StopInfo
     from .binding_actions import CoreChain
     from .devices import Device
     from .programs import Op
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 RUN_SLICE = 1_000_000
 KPROBES = {None: lib.KPROBES_OFF, "2.5.26": lib.KPROBES_2_5_26, "fixed": lib.KPROBES_FIXED}
 KERNELS = {None: lib.KERNEL_NONE, "builtin": lib.KERNEL_BUILTIN}
+CPUS = {
+    "386": lib.CPU_386, "486": lib.CPU_486, "pentium": lib.CPU_PENTIUM, "ppro": lib.CPU_PPRO, "p3": lib.CPU_P3,
+    "p4": lib.CPU_P4,
+}  # fmt: skip
 RIGHT_WRITE, RIGHT_USER = lib.MAP_WRITE, lib.MAP_USER
 NONE, UNTIL = lib.STOP_NONE, lib.STOP_UNTIL
 PRE, POST, FAULT, TRAP, IMPORT, DEVICE, INTR, WATCH = (
@@ -77,7 +81,9 @@ def _pre(tag: int, index: int) -> None:
 class Core(Dispatch):
     """One C machine and the Python side of its callbacks."""
 
-    def __init__(self, pages: int, cpus: int, kernel: str | None, kprobes: str | None, optimize: bool) -> None:
+    def __init__(
+        self, pages: int, cpus: int, kernel: str | None, kprobes: str | None, optimize: bool, cpu: str
+    ) -> None:
         self.tag = next(_tags) & 0xFFFFFFFF
         config = ffi.new(
             "struct machine_config *",
@@ -87,6 +93,7 @@ class Core(Dispatch):
                 "kernel": KERNELS[kernel],
                 "kprobes": KPROBES[kprobes],
                 "optimize": optimize,
+                "cpu": CPUS[cpu],
                 "tag": self.tag,
                 "callback": lib.pykprobes_callback,
                 "pre": lib.pykprobes_pre,
@@ -292,6 +299,15 @@ class Core(Dispatch):
 
     def set_fpu(self, state: FpuState) -> None:
         lib.machine_set_fpu(self.handle, state)
+
+    def get_sse(self) -> SseState | None:
+        """XMM registers and MXCSR; None without SSE."""
+        state: SseState = ffi.new("struct sse_state *")
+        return state if lib.machine_get_sse(self.handle, state) == 0 else None
+
+    def set_sse(self, state: SseState) -> bool:
+        """False, and nothing changed: MXCSR has reserved bits."""
+        return lib.machine_set_sse(self.handle, state) == 0
 
     def frame(self) -> Frame | None:
         """The frame of the handler that is running, None where there is none."""

@@ -125,6 +125,51 @@ class RawStack(_Stack):
         return (self[i] for i in range(8))
 
 
+class MmxRegisters:
+    """MM0 to MM7 as 64-bit integers: the significands of the physical x87 registers (SDM vol. 1, 9.6.3).
+
+    What is assigned to becomes valid, with an exponent of ones as MMX instructions leave it; TOP stays.
+    """
+
+    __slots__ = ("_core",)
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def __len__(self) -> int:
+        return 8
+
+    @staticmethod
+    def _slot(i: int, status: int) -> int:
+        i = index(i)
+        if not -8 <= i < 8:
+            raise IndexError(f"mm{i}: there are eight registers, 0 to 7")
+        return i - (status >> 11) & 7
+
+    def __getitem__(self, i: int) -> int:
+        state = self._core.get_fpu()
+        at = 10 * self._slot(i, state.status)
+        return int.from_bytes(bytes(state.st)[at : at + 8], "little")
+
+    def __setitem__(self, i: int, value: int) -> None:
+        value = index(value)
+        if not 0 <= value < 1 << 64:
+            raise ValueError(f"mm{i}={value:#x} does not fit 64 bits")
+        state = self._core.get_fpu()
+        at = 10 * self._slot(i, state.status)
+        data = bytearray(state.st)
+        data[at : at + 10] = value.to_bytes(8, "little") + b"\xff\xff"
+        state.st = list(data)
+        state.tag &= ~(3 << 2 * (i % 8)) & 0xFFFF
+        self._core.set_fpu(state)
+
+    def __iter__(self) -> Iterator[int]:
+        return (self[i] for i in range(8))
+
+    def __repr__(self) -> str:
+        return f"<mm {' '.join(f'{value:016x}' for value in self)}>"
+
+
 class _Field:
     """An integer field of the state."""
 
@@ -150,7 +195,7 @@ class _Field:
 class Fpu:
     """The x87 of a machine: ``m.fpu``. Nothing of it may be kept across ``close``.
 
-    ``st[i]`` is ST(i) as a float, ``raw[i]`` its ten bytes; the words are those of FNSTENV (SDM vol. 1, 8.1).
+    ``st[i]`` is ST(i) as a float, ``raw[i]`` its ten bytes, ``mm[i]`` MMi as an integer; the words are those of FNSTENV (SDM vol. 1, 8.1).
 
     >>> from pykprobes import Machine
     >>> with Machine(memory=1 << 20) as m:
@@ -161,12 +206,13 @@ class Fpu:
     (4.141592653589793, 7, '0x3fff')
     """
 
-    __slots__ = ("_core", "raw", "st")
+    __slots__ = ("_core", "mm", "raw", "st")
 
     def __init__(self, core: Core) -> None:
         self._core = core
         self.st = FloatStack(core)
         self.raw = RawStack(core)
+        self.mm = MmxRegisters(core)
 
     control = _Field("control", 16, "Control word; reserved bits are dropped.")
     status = _Field("status", 16, "Status word; ES and B follow from the exceptions and the masks of the control word.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import calls, loader
 from .actions import Action
-from .binding import KERNELS, KPROBES, NONE, RUN_SLICE, Core
+from .binding import CPUS, KERNELS, KPROBES, NONE, RUN_SLICE, Core
 from .board import Board, vector_number
 from .disasm import INSN_MAX, Line, disassemble
 from .errors import MemoryFault
@@ -20,6 +20,7 @@ from .probes import FaultHandler, Kprobe, PostHandler, PreHandler, ProbeTable
 from .probespec import parse_place
 from .regions import AddressSpace, parse_rights
 from .registers import PtRegs, Registers, word
+from .sse import Sse
 from .stop import Stop, StopReason
 from .symbols import Symbol, SymbolTable
 from .watches import Handler as WatchHandler
@@ -39,7 +40,9 @@ class Machine(Board):
     """An i386 with `memory` bytes of RAM and the kernel side of the probes patch.
 
     ``kprobes`` is "fixed", "2.5.26" (the patch as posted, defects included) or None (off). ``kernel=None`` makes a
-    bare CPU. One thread at a time may use a machine; different machines may run in different threads.
+    bare CPU. ``cpu`` is the processor: "386", "486", "pentium", "ppro", "p3" (SSE) or "p4" (SSE2); what a processor
+    does not have raises #UD, and CPUID tells the rest. One thread at a time may use a machine; different machines may
+    run in different threads.
 
     >>> with Machine(memory=1 << 20) as m:
     ...     image = m.load(b"\\x8d\\x44\\x24\\x04\\x8b\\x00\\x40\\xc3", at=0x10000)   # lea eax,[esp+4]; mov; inc; ret
@@ -54,6 +57,7 @@ class Machine(Board):
         kprobes: str | None = "fixed",
         optimize: bool = True,
         kernel: str | None = "builtin",
+        cpu: str = "p4",
     ) -> None:
         memory, cpus = index(memory), index(cpus)
         if memory % PAGE or not PAGE <= memory <= MEMORY_MAX:
@@ -64,11 +68,15 @@ class Machine(Board):
             raise ValueError(f"kprobes={kprobes!r} must be 'fixed', '2.5.26' or None")
         if kernel not in KERNELS:
             raise ValueError(f"kernel={kernel!r} must be 'builtin' or None")
+        if cpu not in CPUS:
+            raise ValueError(f"cpu={cpu!r} must be one of {', '.join(map(repr, CPUS))}")
         self.memory_size = memory
         self.kprobes_mode = kprobes
-        self._core = Core(memory // PAGE, cpus, kernel, kprobes, bool(optimize))
+        self.cpu_model = cpu
+        self._core = Core(memory // PAGE, cpus, kernel, kprobes, bool(optimize), cpu)
         self.regs = Registers(self._core)
         self.fpu = Fpu(self._core)
+        self.sse = Sse(self._core, cpu)
         self.memory = Memory(self._core)
         self.symbols = SymbolTable()
         self.regions = AddressSpace(self._core, memory)

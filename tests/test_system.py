@@ -44,14 +44,15 @@ def test_undefined_bits_of_cr0_do_not_stick(g: Guest) -> None:
 
 @pytest.mark.parametrize("bit", range(32))
 def test_reserved_bits_of_cr4(g: Guest, bit: int) -> None:
-    """TSD, DE, PSE, PAE, PGE and PCE; PAE finds no pointers here (see test_pae.py)."""
+    """TSD, DE, PSE, PAE, PGE, PCE, OSFXSR and OSXMMEXCPT; PAE finds no pointers here (see test_pae.py)."""
+    before = g.m.regs.cr4
     parts = (mov("eax", 1 << bit), to_control(4))
-    if bit in (2, 3, 4, 7, 8):
+    if bit in (2, 3, 4, 7, 8, 9, 10):
         g.passes(*parts, from_control(4, "ecx"))
         assert g.m.regs.ecx == 1 << bit
     else:
         g.fault(*parts, vector=PROTECTION, error=0)
-        assert g.m.regs.cr4 == 0
+        assert g.m.regs.cr4 == before
 
 
 @pytest.mark.parametrize("n", [1, 5, 6, 7])
@@ -212,10 +213,11 @@ def test_cpuid(g: Guest) -> None:
             name = b"".join(imm(value) for value in (regs.ebx, regs.edx, regs.ecx))
             assert name == (expected or "").replace(" ", "").encode()
         elif leaf == 1:
-            assert regs.eax >> 8 & 0xF == 6
-            features = (0, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16)  # FPU DE PSE TSC MSR PAE CX8 SEP PGE CMOV PAT
+            assert regs.eax >> 8 & 0xF == 15
+            # FPU DE PSE TSC MSR PAE CX8 SEP PGE CMOV PAT CLFSH MMX FXSR SSE SSE2
+            features = (0, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 19, 23, 24, 25, 26)
             assert regs.edx == sum(1 << n for n in features)
-            assert (regs.ebx, regs.ecx) == (0, 0)
+            assert (regs.ebx, regs.ecx) == (0x800, 0)
         else:
             assert regs.eax & 0xFF == 1
 
@@ -228,8 +230,8 @@ def test_cpuid_can_be_used_in_ring_3_and_id_be_toggled(g: Guest) -> None:
 # Undefined and not done
 
 UNDEFINED = [
-    "0f0b", "0fff00", "0fb900", "0f77", "0f6fc0", "0f10c0", "0f2800", "0fae00", "0f05", "0f04", "0f0ac0",
-    "0f0fc0", "0fa6c0", "0f3800", "0f7100", "660fefc0", "c5c0", "c4c0", "8dc0", "0fc7c8", "0fc700", "0fba00",
+    "0f0b", "0fff00", "0fb900", "f30f12c0", "f20ff000", "660fd0c0", "660f7cc0", "0fae20", "0f05", "0f04", "0f0ac0",
+    "0f0fc0", "0fa6c0", "0f3800", "0f7100", "f00fefc0", "c5c0", "c4c0", "8dc0", "0fc7c8", "0fc700", "0fba00",
     "0fbac000",
     "fe10", "fed0", "ffd8", "ffe8", "fff8", "ff38", "8f08", "c608", "c7c8", "0f0030", "0f0038", "0f0128", "0f01c0",
     "0f01d0", "0f01f8", "62c0", "0fb2c0", "8ec8", "8ef0", "8cf0",
@@ -284,7 +286,7 @@ def test_msrs_are_privileged(g: Guest, code: str) -> None:
 
 def test_the_built_in_kernel_reports_undefined_code() -> None:
     with Machine(memory=MEMORY) as m:
-        m.memory.write(CODE, b"\x0f\x77")
+        m.memory.write(CODE, b"\x0f\x0b")
         m.regs.eip = CODE
         stop = m.run()
         assert (stop.reason, stop.vector, stop.eip) == (StopReason.TRAP, INVALID, CODE)

@@ -343,3 +343,53 @@ X87 = (
         "SDM vol. 1, 8.3.10: transcendental results err by less than one unit in the last place, each in its way",
     ),
 )
+
+
+class SseRow(NamedTuple):
+    """What is not compared of MMX and SSE: a part of the state, or pointers to the last x87 instruction in memory.
+
+    names: forms as in the manual's tables, such as "66 0F 6F m", separated by "; ".
+    """
+
+    names: str
+    what: str
+    vendor: str
+    reason: str
+
+
+SSE_ROWS: tuple[SseRow, ...] = (
+    SseRow(
+        "0F AE/0 m",
+        "pointers",
+        AMD,
+        "AMD's FXSAVE stores the last x87 instruction only while one of its exceptions is pending",
+    ),
+    SseRow("0F AE/0 m", "mask", AMD, "AMD's MXCSR has a bit 17 for misaligned operands, so that MXCSR_MASK has it"),
+    SseRow("0F AE/0 m", "cr2", AMD, "the parts of an image are stored in an order of that processor's own"),
+    SseRow("0F F7 r", "faulted", AMD, "there MASKMOVQ makes the x87 an MMX unit before its page fault"),
+)
+
+SSE_NEWER = (
+    SseRow(
+        "F2 0F 12 r; F2 0F 12 m; F3 0F 12 r; F3 0F 12 m; F3 0F 16 r; F3 0F 16 m", "", "", "SSE3: MOVDDUP and its kin"
+    ),
+    SseRow(
+        "66 0F 7C r; 66 0F 7C m; F2 0F 7C r; F2 0F 7C m; 66 0F 7D r; 66 0F 7D m; F2 0F 7D r; F2 0F 7D m",
+        "",
+        "",
+        "SSE3: HADDPD and its kin",
+    ),
+    SseRow("66 0F D0 r; 66 0F D0 m; F2 0F D0 r; F2 0F D0 m; F2 0F F0 m", "", "", "SSE3: ADDSUBPS, ADDSUBPD, LDDQU"),
+    SseRow(
+        "66 0F 78 r; F2 0F 78 r; 66 0F 79 r; F2 0F 79 r; F2 0F 2B m; F3 0F 2B m; 0F 78 r; 0F 78 m; 0F 79 r; 0F 79 m",
+        "",
+        "",
+        "SSE4a: EXTRQ, INSERTQ, MOVNTSD, MOVNTSS; VMREAD and VMWRITE",
+    ),
+    SseRow(
+        "0F AE/4 m; 0F AE/5 m; 0F AE/6 m; 66 0F AE/6 m; 66 0F AE/7 m; F3 0F AE/6 m",
+        "",
+        "",
+        "XSAVE and its kin, CLWB, CLFLUSHOPT, CLRSSBSY",
+    ),
+)

@@ -263,7 +263,8 @@ def difference(form: Form, case: Case, result: Result, engine: Ours) -> str:
     pointers = (range(6, 14) if form.prefix else range(12, 28)) if "pointers" in masks else range(0)
     for address, size, _ in REGIONS:
         ours, theirs = engine.memory(address, size), bytes(result.memory[address])
-        bad = [k for k in range(size) if ours[k] != theirs[k] and not (address == DATA and k in pointers)]
+        changed = range(size) if ours != theirs else ()
+        bad = [k for k in changed if ours[k] != theirs[k] and not (address == DATA and k in pointers)]
         if bad:
             part = slice(bad[0], bad[0] + 16)
             found.append(f"memory {address + bad[0]:#x}: {ours[part].hex()} CPU {theirs[part].hex()}")
