@@ -145,12 +145,12 @@ static void register_write(struct cpu *cpu, unsigned place, u8 offset, const uni
 
 bool sse_operand(struct cpu *cpu, const struct op *op, unsigned size, unsigned access, u32 align, u32 *ret)
 {
-    if (!seg_linear(cpu, op->seg, op_offset(cpu, op), size, access, ret))
+    u32 off = op_offset(cpu, op), lin = cpu->seg[op->seg].base + off;
+    if (unlikely(lin & (align - 1)) && seg_allows(cpu, op->seg, off, size, access)) {
+        cpu_fault_code(cpu, T_GPFLT, 0);
         return false;
-    if (!(*ret & (align - 1)))
-        return true;
-    cpu_fault_code(cpu, T_GPFLT, 0);
-    return false;
+    }
+    return seg_linear(cpu, op->seg, off, size, access, ret);
 }
 
 static bool memory_read(struct cpu *cpu, const struct op *op, const struct sse_row *row, union lanes *ret)

@@ -195,7 +195,8 @@ class _Field:
 class Fpu:
     """The x87 of a machine: ``m.fpu``. Nothing of it may be kept across ``close``.
 
-    ``st[i]`` is ST(i) as a float, ``raw[i]`` its ten bytes, ``mm[i]`` MMi as an integer; the words are those of FNSTENV (SDM vol. 1, 8.1).
+    ``st[i]`` is ST(i) as a float, ``raw[i]`` its ten bytes, ``mm[i]`` MMi as an integer; the words are those of FNSTENV
+    (SDM vol. 1, 8.1).
 
     >>> from pykprobes import Machine
     >>> with Machine(memory=1 << 20) as m:

@@ -14,7 +14,7 @@ _SIZE = 16
 
 
 class XmmRegisters:
-    """XMM0 to XMM7 as an indexable view: 16 bytes each, lowest lane first; assigning takes bytes or a 128-bit integer."""
+    """XMM0 to XMM7 as an indexable view: 16 bytes each, lowest lane first; assigning takes bytes or an int."""
 
     __slots__ = ("_sse",)
 
