@@ -40,9 +40,8 @@ class Machine(Board):
     """An i386 with `memory` bytes of RAM and the kernel side of the probes patch.
 
     ``kprobes`` is "fixed", "2.5.26" (the patch as posted, defects included) or None (off). ``kernel=None`` makes a
-    bare CPU. ``cpu`` is the processor: "386", "486", "pentium", "ppro", "p3" (SSE) or "p4" (SSE2); what a processor
-    does not have raises #UD, and CPUID tells the rest. One thread at a time may use a machine; different machines may
-    run in different threads.
+    bare CPU. ``cpu`` is the processor: "386", "486", "pentium", "ppro", "p3" or "p4" (SSE2), where CPUID says
+    what there is. One thread at a time may use a machine; different machines may run in different threads.
 
     >>> with Machine(memory=1 << 20) as m:
     ...     image = m.load(b"\\x8d\\x44\\x24\\x04\\x8b\\x00\\x40\\xc3", at=0x10000)   # lea eax,[esp+4]; mov; inc; ret
@@ -64,12 +63,9 @@ class Machine(Board):
             raise ValueError(f"memory={memory} must be a multiple of {PAGE} from {PAGE} to {MEMORY_MAX}")
         if cpus != 1:
             raise ValueError(f"cpus={cpus}: a machine has one CPU")
-        if kprobes not in KPROBES:
-            raise ValueError(f"kprobes={kprobes!r} must be 'fixed', '2.5.26' or None")
-        if kernel not in KERNELS:
-            raise ValueError(f"kernel={kernel!r} must be 'builtin' or None")
-        if cpu not in CPUS:
-            raise ValueError(f"cpu={cpu!r} must be one of {', '.join(map(repr, CPUS))}")
+        for name, value, known in (("kprobes", kprobes, KPROBES), ("kernel", kernel, KERNELS), ("cpu", cpu, CPUS)):
+            if value not in known:
+                raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, known))}")
         self.memory_size = memory
         self.kprobes_mode = kprobes
         self.cpu_model = cpu
