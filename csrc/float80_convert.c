@@ -3,7 +3,6 @@
 
 #include "float80.h"
 
-#define QUIET (1ull << 62)
 #define BCD_DIGITS 18
 #define BCD_LIMIT 1000000000000000000ull
 
@@ -28,7 +27,7 @@ static struct float80 load(struct float_parts p, struct float_env *env)
 {
     if (p.class == CLASS_SNAN) {
         env->flags |= FLOAT_IE;
-        p.mant |= QUIET;
+        p.mant |= FLOAT_QUIET;
     }
     if (p.denormal)
         env->flags |= FLOAT_DE;
@@ -77,7 +76,7 @@ static struct float_parts narrow(struct float80 a, const struct float_format *fo
     if (p.class == CLASS_SNAN)
         env->flags |= FLOAT_IE;
     if (p.class == CLASS_SNAN || p.class == CLASS_QNAN)
-        p.mant |= QUIET;
+        p.mant |= FLOAT_QUIET;
     return p.class == CLASS_FINITE ? float_round(p.sign, p.exp, p.mant, 0, format, env) : p;
 }
 
