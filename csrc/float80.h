@@ -59,7 +59,6 @@ struct float80 float80_from_bcd(const u8 bcd[10]);
 /* After an unmasked invalid, overflow or underflow the value returned is not to be stored. */
 u32 float80_to_single(struct float80 a, struct float_env *env);
 u64 float80_to_double(struct float80 a, struct float_env *env);
-/* bits 16, 32 or 64; what does not fit is invalid and gives the most negative integer. */
 s64 float80_to_int(struct float80 a, unsigned bits, struct float_env *env);
 void float80_to_bcd(struct float80 a, struct float_env *env, u8 bcd[10]);
 

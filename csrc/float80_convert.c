@@ -93,13 +93,7 @@ u64 float80_to_double(struct float80 a, struct float_env *env)
 s64 float80_to_int(struct float80 a, unsigned bits, struct float_env *env)
 {
     struct float_parts p = float80_unpack(a);
-    struct float_env before = *env;
-    u64 least = 1ull << (bits - 1), value;
-    if (p.class <= CLASS_FINITE && float_integer(&p, env, &value) && value <= least - !p.sign)
-        return (s64)(p.sign ? -value : value);
-    *env = before;
-    env->flags |= FLOAT_IE;
-    return (s64)-least;
+    return float_to_int(&p, bits, env);
 }
 
 void float80_to_bcd(struct float80 a, struct float_env *env, u8 bcd[10])

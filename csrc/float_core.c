@@ -1,7 +1,7 @@
 /* float_core.c: rounding, and arithmetic of unpacked numbers. */
 #include "float_core.h"
 
-const struct float_format float_single = {24, -126, 127, 192}, float_double = {53, -1022, 1023, 1536};
+const struct float_format float_single = {24, -126, 127, 0}, float_double = {53, -1022, 1023, 0};
 
 static const struct float_parts indefinite = {.class = CLASS_QNAN, .sign = true, .mant = FLOAT_TOP | FLOAT_QUIET};
 
@@ -17,7 +17,7 @@ static struct float_parts overflow(bool sign, s32 exp, struct float_cut c, const
             env->flags |= FLOAT_PE;
         env->up = c.up;
         exp -= format->adjust;
-        if (exp > format->emax) {
+        if (format->adjust && exp > format->emax) {
             env->flags |= FLOAT_PE;
             env->up = true;
             return (struct float_parts){.class = CLASS_INF, .sign = sign};
@@ -39,7 +39,7 @@ static struct float_parts underflow(bool sign, s32 exp, u64 hi, u64 lo, struct f
         env->flags |= c.inexact ? FLOAT_UE | FLOAT_PE : FLOAT_UE;
         env->up = c.up;
         exp += c.carry + format->adjust;
-        if (exp < format->emin) {
+        if (format->adjust && exp < format->emin) {
             env->flags |= FLOAT_PE;
             return (struct float_parts){.class = CLASS_ZERO, .sign = sign};
         }
@@ -97,6 +97,17 @@ bool float_integer(const struct float_parts *p, struct float_env *env, u64 *ret)
     env->up = c.up;
     *ret = c.mant;
     return true;
+}
+
+s64 float_to_int(const struct float_parts *p, unsigned bits, struct float_env *env)
+{
+    struct float_env before = *env;
+    u64 least = 1ull << (bits - 1), value;
+    if (p->class <= CLASS_FINITE && float_integer(p, env, &value) && value <= least - !p->sign)
+        return (s64)(p->sign ? -value : value);
+    *env = before;
+    env->flags |= FLOAT_IE;
+    return (s64)-least;
 }
 
 /* --- arithmetic ------------------------------------------------------------------------------------------- */

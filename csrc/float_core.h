@@ -35,7 +35,7 @@ struct float_env {
 struct float_format {
     u8 bits;                    /* of the significand, integer bit included */
     s32 emin, emax;             /* of normal numbers */
-    s32 adjust;                 /* added to or taken from the exponent where over- and underflow are unmasked */
+    s32 adjust;                 /* to the exponent where over- and underflow are unmasked; 0: their results are not used */
 };
 extern const struct float_format float_single, float_double;
 
@@ -150,6 +150,8 @@ ALWAYS_INLINE u128 float_shift_jam(u128 a, u32 count)
 /* A finite number rounded to an integer by env->round: its magnitude, with inexact in PE and env->up. False, and nothing
  * raised: 2^64 or more. */
 bool float_integer(const struct float_parts *p, struct float_env *env, u64 *ret);
+/* bits 16, 32 or 64; what does not fit is invalid and gives the most negative integer. */
+s64 float_to_int(const struct float_parts *p, unsigned bits, struct float_env *env);
 
 /* --- arithmetic of what is no NaN ------------------------------------------------------------------------- */
 

@@ -43,4 +43,23 @@ _Static_assert(sizeof(union lanes) == 16, "an XMM register has 128 bits");
 /* Returns the exceptions of all lanes: enum float_exception. imm is the instruction's immediate, or 0. */
 typedef unsigned sse_float(union lanes *d, const union lanes *s, unsigned imm, u32 mxcsr);
 
+/* float_simd.c */
+sse_float float_addps, float_addss, float_addpd, float_addsd, float_subps, float_subss, float_subpd, float_subsd,
+    float_mulps, float_mulss, float_mulpd, float_mulsd, float_divps, float_divss, float_divpd, float_divsd,
+    float_sqrtps, float_sqrtss, float_sqrtpd, float_sqrtsd, float_minps, float_minss, float_minpd, float_minsd,
+    float_maxps, float_maxss, float_maxpd, float_maxsd;
+/* imm & 7: the predicate. */
+sse_float float_cmpps, float_cmpss, float_cmppd, float_cmpsd;
+/* d->d[0]: ZF, PF, CF of EFLAGS. */
+sse_float float_comiss, float_comisd, float_ucomiss, float_ucomisd;
+
+/* float_simd_convert.c */
+sse_float float_cvtsi2ss, float_cvtsi2sd, float_cvtss2si, float_cvttss2si, float_cvtsd2si, float_cvttsd2si,
+    float_cvtpi2ps, float_cvtps2pi, float_cvttps2pi, float_cvtpi2pd, float_cvtpd2pi, float_cvttpd2pi,
+    float_cvtdq2ps, float_cvtps2dq, float_cvttps2dq, float_cvtdq2pd, float_cvtpd2dq, float_cvttpd2dq,
+    float_cvtss2sd, float_cvtsd2ss, float_cvtps2pd, float_cvtpd2ps;
+/* 1/x and 1/sqrt(x) correctly rounded to 12 bits, a relative error of at most 2^-12 where the manual allows 1.5 * 2^-12
+ * and every processor has a table of its own. Denormals count as zeros, tiny results become zeros, nothing is raised. */
+sse_float float_rcpps, float_rcpss, float_rsqrtps, float_rsqrtss;
+
 #endif

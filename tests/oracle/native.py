@@ -35,7 +35,7 @@ def cache_dir() -> Path:
     return path
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Ours without a preloaded sanitizer: helpers are no part of what it watches."""
     return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 
@@ -49,7 +49,7 @@ def build(name: str, command: list[str], sources: list[Path]) -> Path:
     if not output.exists():
         partial = output.with_suffix(f".{os.getpid()}")
         command = [*command, "-o", str(partial)]
-        subprocess.run(command, check=True, capture_output=True, text=True, env=_environment())
+        subprocess.run(command, check=True, capture_output=True, text=True, env=environment())
         partial.replace(output)
     return output
 
@@ -115,7 +115,7 @@ def run(cases: Iterable[Case]) -> list[Result]:
     tracer, child = _tools()
     text = b"".join([BASE[address] for address, _, _ in REGIONS] + [_encode(case) for case in cases])
     command = [str(tracer), str(child)]
-    done = subprocess.run(command, input=text, capture_output=True, check=False, env=_environment())
+    done = subprocess.run(command, input=text, capture_output=True, check=False, env=environment())
     if done.returncode:
         raise RuntimeError(f"tracer: {done.stderr.decode()}")
     data = memoryview(done.stdout)
