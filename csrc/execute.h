@@ -47,6 +47,9 @@ MEMORY_HANDLERS(DECLARE)
 REGISTER_HANDLERS(DECLARE)
 #undef DECLARE
 
+/* execute_fpu.c: the handler of an x87 instruction with flat memory if any, or NULL. Arguments as of fpu_defined. */
+op_handler *fpu_hot(unsigned escape, bool mem, unsigned reg, unsigned rm);
+
 /* Run decoded code from op until something needs the run loop: cpu->leave says what. */
 void execute(struct cpu *cpu, const struct op *op);
 

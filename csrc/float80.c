@@ -94,18 +94,76 @@ static struct float80 operate(float_operation *operation, struct float80 a, stru
     return float80_pack(result);
 }
 
+/* The short way of what is common: normal numbers in and out. */
+
+ALWAYS_INLINE bool normal(struct float80 a)
+{
+    return (u32)((a.se & FLOAT80_EXP) - 1) < FLOAT80_EXP - 1 && a.mant & FLOAT_TOP;
+}
+
+ALWAYS_INLINE bool all_normal(struct float80 a, struct float80 b, const struct float_env *env)
+{
+    return normal(a) && normal(b) && !env->denormal;
+}
+
+/* As float80_round with a biased exponent; false: the result is not normal, and nothing was raised. */
+ALWAYS_INLINE bool round_normal(bool sign, s32 exponent, u64 hi, u64 lo, struct float_env *env, struct float80 *ret)
+{
+    struct float_cut c = float_cut_to(hi, lo, env->bits, env->round, sign);
+    exponent += c.carry;
+    if (unlikely((u32)(exponent - 1) >= FLOAT80_EXP - 1))
+        return false;
+    env->flags |= c.inexact ? FLOAT_PE : 0;
+    env->up = c.up;
+    *ret = (struct float80){c.mant, (u16)(exponent | sign << 15)};
+    return true;
+}
+
+ALWAYS_INLINE struct float80 add_or_sub(struct float80 a, struct float80 b, bool negate, struct float_env *env)
+{
+    struct float80 ret, x = a, y = b;
+    if (unlikely(!all_normal(a, b, env)))
+        return operate(float_add, a, b, negate, env);
+    y.se ^= (u16)(negate << 15);
+    if ((x.se & FLOAT80_EXP) < (y.se & FLOAT80_EXP) || ((x.se & FLOAT80_EXP) == (y.se & FLOAT80_EXP) && x.mant < y.mant)) {
+        struct float80 t = x;
+        x = y;
+        y = t;
+    }
+    s32 exponent = x.se & FLOAT80_EXP;
+    u128 big = (u128)x.mant << 63, small = float_shift_jam((u128)y.mant << 63, (u32)(exponent - (y.se & FLOAT80_EXP)));
+    u128 sum = (x.se ^ y.se) >> 15 ? big - small : big + small;
+    u64 high = (u64)(sum >> 64);
+    if (unlikely(high == 0))
+        return operate(float_add, a, b, negate, env);
+    unsigned shift = (unsigned)__builtin_clzll(high);
+    sum <<= shift;
+    if (likely(round_normal(x.se >> 15, exponent + 1 - (s32)shift, (u64)(sum >> 64), (u64)sum, env, &ret)))
+        return ret;
+    return operate(float_add, a, b, negate, env);
+}
+
 struct float80 float80_add(struct float80 a, struct float80 b, struct float_env *env)
 {
-    return operate(float_add, a, b, false, env);
+    return add_or_sub(a, b, false, env);
 }
 
 struct float80 float80_sub(struct float80 a, struct float80 b, struct float_env *env)
 {
-    return operate(float_add, a, b, true, env);
+    return add_or_sub(a, b, true, env);
 }
 
 struct float80 float80_mul(struct float80 a, struct float80 b, struct float_env *env)
 {
+    struct float80 ret;
+    if (likely(all_normal(a, b, env))) {
+        u128 product = (u128)a.mant * b.mant;
+        bool carry = product >> 127;
+        product <<= !carry;
+        s32 exponent = (a.se & (s32)FLOAT80_EXP) + (b.se & (s32)FLOAT80_EXP) - FLOAT80_BIAS + carry;
+        if (likely(round_normal((a.se ^ b.se) >> 15, exponent, (u64)(product >> 64), (u64)product, env, &ret)))
+            return ret;
+    }
     return operate(float_mul, a, b, false, env);
 }
 

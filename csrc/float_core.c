@@ -185,14 +185,11 @@ struct float_parts float_div(struct float_parts a, struct float_parts b, const s
         return zero(sign);
     bool less = a.mant < b.mant;
     u128 dividend = (u128)a.mant << (less ? 64 : 63);
-    u64 hi = (u64)(dividend / b.mant), rest = (u64)dividend - hi * b.mant, lo = 0;
-    /* The last bit of hi rounds in the narrower formats, which need only know whether there is more. */
-    if (format->bits == 64) {
-        u128 more = (u128)rest << 64;
-        lo = (u64)(more / b.mant);
-        rest = 0 - lo * b.mant;
-    }
-    return float_round(sign, a.exp - b.exp - less, hi, lo | (rest != 0), format, env);
+    u64 hi = (u64)(dividend / b.mant), rest = (u64)dividend - hi * b.mant;
+    /* Of what follows only its order against 1/2 counts. */
+    u128 twice = (u128)rest << 1;
+    u64 lo = rest == 0 ? 0 : twice < b.mant ? FLOAT_TOP >> 1 : FLOAT_TOP | (u64)(twice > b.mant);
+    return float_round(sign, a.exp - b.exp - less, hi, lo, format, env);
 }
 
 /* A root of n's upper half, root0 with rest0, and a digit n1 n0 of base b more, where b = 2^bits: one division doubles

@@ -80,6 +80,15 @@ ALWAYS_INLINE struct float_parts float64_unpack(u64 a)
     return float_unpack_implied(a >> 63, (s32)(a >> 52 & 0x7FF), 1023, (a & 0xFFFFFFFFFFFFF) << 11);
 }
 
+ALWAYS_INLINE bool float32_normal(u32 a)
+{
+    return (a >> 23 & 0xFF) - 1 < 2 * 127;
+}
+ALWAYS_INLINE bool float64_normal(u64 a)
+{
+    return (a >> 52 & 0x7FF) - 1 < 2 * 1023;
+}
+
 /* The biased exponent field of packed parts. */
 ALWAYS_INLINE u64 float_field(const struct float_parts *p, s32 bias)
 {

@@ -15,9 +15,16 @@ static void summarize(struct fpu *f)
     f->status = (u16)((f->status & ~(FPU_ES | FPU_B)) | (pending ? FPU_ES | FPU_B : 0));
 }
 
+static void set_control(struct fpu *f, u16 value)
+{
+    static const u8 bits[] = {24, 64, 53, 64};
+    f->control = value;
+    f->env = (struct float_env){.round = value >> 10 & 3, .bits = bits[value >> 8 & 3], .masks = value & FPU_EXCEPTIONS};
+}
+
 void fpu_set_control(struct fpu *f, u16 value)
 {
-    f->control = (value & FPU_CONTROL_DEFINED) | FPU_CONTROL_FIXED;
+    set_control(f, (value & FPU_CONTROL_DEFINED) | FPU_CONTROL_FIXED);
     summarize(f);
 }
 
@@ -29,7 +36,7 @@ void fpu_set_status(struct fpu *f, u16 value)
 
 void fpu_init(struct fpu *f)
 {
-    f->control = FPU_CONTROL_INIT;
+    set_control(f, FPU_CONTROL_INIT);
     f->status = f->opcode = f->cs = f->ds = 0;
     f->ip = f->dp = 0;
     f->full = 0;
@@ -39,7 +46,7 @@ void fpu_reset(struct fpu *f)
 {
     fpu_init(f);
     memset(f->st, 0, sizeof f->st);
-    f->control = FPU_CONTROL_RESET;
+    set_control(f, FPU_CONTROL_RESET);
     f->full = 0xFF;
 }
 
@@ -64,13 +71,6 @@ void fpu_set_tag_word(struct fpu *f, u16 tags)
 }
 
 /* --- exceptions ------------------------------------------------------------------------------------------- */
-
-struct float_env fpu_env(const struct fpu *f)
-{
-    static const u8 bits[] = {24, 64, 53, 64};
-    return (struct float_env){.round = f->control >> 10 & 3, .bits = bits[f->control >> 8 & 3],
-                              .masks = f->control & FPU_EXCEPTIONS};
-}
 
 bool fpu_raise(struct fpu *f, const struct float_env *env)
 {
@@ -215,7 +215,7 @@ int fpu_report(struct cpu *cpu)
     return STATUS_JUMP;
 }
 
-/* op->sub: escape << 3 | reg, op->imm: ModRM. */
+/* op->sub: escape << 3 | reg, op->imm: escape << 8 | ModRM. */
 int insn_fpu(struct cpu *cpu, const struct op *op)
 {
     bool mem = op->flags & OP_MEM;
@@ -230,7 +230,7 @@ int insn_fpu(struct cpu *cpu, const struct op *op)
     if (likely(status == STATUS_NEXT && row->flags & POINTS)) {
         f->ip = op->eip;
         f->cs = cpu->seg[CS].selector;
-        f->opcode = (u16)(escape << 8 | op->imm);
+        f->opcode = (u16)op->imm;
         if (mem) {
             f->dp = op_offset(cpu, op);
             f->ds = cpu->seg[op->seg].selector;

@@ -29,6 +29,7 @@
 struct fpu {
     struct float80 st[8];       /* by physical number */
     u16 control;
+    struct float_env env;       /* what control says to arithmetic, with nothing raised */
     u16 status;                 /* TOP included; ES and B follow flags and masks */
     u8 full;                    /* bit i: register i is not empty */
     u16 opcode;                 /* last instruction but control ones: its 11 bits */
@@ -112,7 +113,6 @@ ALWAYS_INLINE void mmx_put(struct fpu *f, unsigned offset, u64 value)
     *(struct float80 *)((u8 *)f->st + offset) = (struct float80){value, 0xFFFF};
 }
 
-struct float_env fpu_env(const struct fpu *f);
 /* Take over what an operation raised; true: an unmasked exception forbids its result. C1 says which way it rounded. */
 bool fpu_raise(struct fpu *f, const struct float_env *env);
 /* A pending exception before a waiting instruction (SDM vol. 1, 8.7): #MF, or what the board is told. Returns an enum
@@ -141,6 +141,9 @@ enum fpu_unary { FPU_CHS, FPU_ABS, FPU_SQRT, FPU_INTEGRAL };
 #define FPU_QUIETLY 0x08u           /* in arg: FUCOM */
 #define FPU_IF_FULL 0x01u           /* in arg: the undocumented FSTP of D9 just pops an empty register */
 #define FPU_NEGATED 0x04u           /* in arg, below it the condition: B, E, BE, U */
+struct float80 fpu_arith(unsigned how, struct float80 a, struct float80 b, struct float_env *env);
+/* FCOMI's ZF, PF and CF. */
+u32 fpu_eflags(enum float_order order);
 fpu_handler fpu_arith_m, fpu_arith_r, fpu_compare_r, fpu_compare_flags, fpu_ftst, fpu_fxam, fpu_unary, fpu_fscale,
     fpu_fxtract, fpu_fprem, fpu_fld_r, fpu_fst_r, fpu_fxch, fpu_fcmov, fpu_ffree, fpu_turn_stack, fpu_nop,
     fpu_fnclex, fpu_fninit, fpu_fnstsw_ax;

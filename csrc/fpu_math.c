@@ -21,7 +21,7 @@ static const struct {
 int fpu_constant(struct cpu *cpu, const struct op *op, unsigned arg)
 {
     struct fpu *f = &cpu->fpu;
-    struct float_env env = fpu_env(f);
+    struct float_env env = f->env;
     env.bits = 64;
     (void)op;
     fpu_load(f, arg == CONSTANT_ZERO ? float80_zero(false) :
@@ -33,7 +33,7 @@ int fpu_constant(struct cpu *cpu, const struct op *op, unsigned arg)
 int fpu_2xm1(struct cpu *cpu, const struct op *op, unsigned arg)
 {
     struct fpu *f = &cpu->fpu;
-    struct float_env env = fpu_env(f);
+    struct float_env env = f->env;
     struct float80 value = FLOAT80_INDEFINITE;
     bool done;
     (void)op, (void)arg;
@@ -53,7 +53,7 @@ int fpu_binary_math(struct cpu *cpu, const struct op *op, unsigned arg)
         [FPU_YL2X] = float80_yl2x, [FPU_PATAN] = float80_patan, [FPU_YL2XP1] = float80_yl2xp1,
     };
     struct fpu *f = &cpu->fpu;
-    struct float_env env = fpu_env(f);
+    struct float_env env = f->env;
     struct float80 value = FLOAT80_INDEFINITE;
     bool done;
     (void)op;
@@ -72,7 +72,7 @@ int fpu_binary_math(struct cpu *cpu, const struct op *op, unsigned arg)
 int fpu_sine(struct cpu *cpu, const struct op *op, unsigned arg)
 {
     struct fpu *f = &cpu->fpu;
-    struct float_env env = fpu_env(f);
+    struct float_env env = f->env;
     struct float80 value = FLOAT80_INDEFINITE, *st = fpu_st(f, 0);
     bool done;
     (void)op;
@@ -93,7 +93,7 @@ int fpu_sine(struct cpu *cpu, const struct op *op, unsigned arg)
 int fpu_sine_push(struct cpu *cpu, const struct op *op, unsigned arg)
 {
     struct fpu *f = &cpu->fpu;
-    struct float_env env = fpu_env(f);
+    struct float_env env = f->env;
     struct float80 first = FLOAT80_INDEFINITE, second = first, *st = fpu_st(f, 0);
     bool done, tangent = arg == FPU_TAN;
     (void)op;

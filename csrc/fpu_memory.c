@@ -44,7 +44,7 @@ bool fpu_operand(struct cpu *cpu, const struct op *op, unsigned size, struct flo
 int fpu_fld_m(struct cpu *cpu, const struct op *op, unsigned arg)
 {
     struct fpu *f = &cpu->fpu;
-    struct float_env env = fpu_env(f);
+    struct float_env env = f->env;
     struct float80 value;
     u8 raw[16] = {0};
     u64 low;
@@ -88,7 +88,7 @@ static void convert(struct float80 value, unsigned size, struct float_env *env, 
 int fpu_fst_m(struct cpu *cpu, const struct op *op, unsigned arg)
 {
     struct fpu *f = &cpu->fpu;
-    struct float_env env = fpu_env(f);
+    struct float_env env = f->env;
     unsigned size = arg & 15;
     u8 raw[10];
     if (!fpu_writable(cpu, op, sizes[size]))
@@ -97,7 +97,7 @@ int fpu_fst_m(struct cpu *cpu, const struct op *op, unsigned arg)
     bool stored;
     if (fpu_empty(f, 0)) {
         stored = fpu_underflow(f);
-        env = fpu_env(f);
+        env = f->env;
         convert(FLOAT80_INDEFINITE, size, &env, raw);
     } else {
         convert(value, size, &env, raw);

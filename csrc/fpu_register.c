@@ -4,7 +4,7 @@
 
 /* --- arithmetic ------------------------------------------------------------------------------------------- */
 
-static struct float80 arith(unsigned how, struct float80 a, struct float80 b, struct float_env *env)
+struct float80 fpu_arith(unsigned how, struct float80 a, struct float80 b, struct float_env *env)
 {
     switch (how) {
     case FPU_ADD: return float80_add(a, b, env);
@@ -38,7 +38,7 @@ static bool compare(struct fpu *f, struct float80 b, bool quiet, struct float_en
 int fpu_arith_m(struct cpu *cpu, const struct op *op, unsigned arg)
 {
     struct fpu *f = &cpu->fpu;
-    struct float_env env = fpu_env(f);
+    struct float_env env = f->env;
     struct float80 b, *a = fpu_st(f, 0), result;
     unsigned how = arg & 7;
     bool masked;
@@ -53,7 +53,7 @@ int fpu_arith_m(struct cpu *cpu, const struct op *op, unsigned arg)
     } else if (compares) {
         done = compare(f, b, false, &env);
     } else {
-        result = arith(how, *a, b, &env);
+        result = fpu_arith(how, *a, b, &env);
         done = !fpu_raise(f, &env);
     }
     if (done && !compares)
@@ -67,12 +67,12 @@ int fpu_arith_m(struct cpu *cpu, const struct op *op, unsigned arg)
 int fpu_arith_r(struct cpu *cpu, const struct op *op, unsigned arg)
 {
     struct fpu *f = &cpu->fpu;
-    struct float_env env = fpu_env(f);
+    struct float_env env = f->env;
     unsigned i = op->imm & 7;
     struct float80 result = FLOAT80_INDEFINITE;
     bool done;
     if (!fpu_missing(f, i, &done)) {
-        result = arith(arg & 7, *fpu_st(f, 0), *fpu_st(f, i), &env);
+        result = fpu_arith(arg & 7, *fpu_st(f, 0), *fpu_st(f, i), &env);
         done = !fpu_raise(f, &env);
     }
     if (done) {
@@ -85,7 +85,7 @@ int fpu_arith_r(struct cpu *cpu, const struct op *op, unsigned arg)
 int fpu_compare_r(struct cpu *cpu, const struct op *op, unsigned arg)
 {
     struct fpu *f = &cpu->fpu;
-    struct float_env env = fpu_env(f);
+    struct float_env env = f->env;
     unsigned i = op->imm & 7;
     bool done;
     if (fpu_missing(f, i, &done)) {
@@ -99,14 +99,19 @@ int fpu_compare_r(struct cpu *cpu, const struct op *op, unsigned arg)
     return STATUS_NEXT;
 }
 
+u32 fpu_eflags(enum float_order order)
+{
+    static const u32 eflags[] = {[ORDER_GREATER] = 0, [ORDER_LESS] = EFLAGS_CF, [ORDER_EQUAL] = EFLAGS_ZF,
+                                 [ORDER_UNORDERED] = EFLAGS_ZF | EFLAGS_PF | EFLAGS_CF};
+    return eflags[order];
+}
+
 /* FCOMI and its kin: ZF, PF, CF tell the order, the other arithmetic flags are cleared. C1 changes only by a stack
  * fault. */
 int fpu_compare_flags(struct cpu *cpu, const struct op *op, unsigned arg)
 {
-    static const u32 eflags[] = {[ORDER_GREATER] = 0, [ORDER_LESS] = EFLAGS_CF, [ORDER_EQUAL] = EFLAGS_ZF,
-                                 [ORDER_UNORDERED] = EFLAGS_ZF | EFLAGS_PF | EFLAGS_CF};
     struct fpu *f = &cpu->fpu;
-    struct float_env env = fpu_env(f);
+    struct float_env env = f->env;
     unsigned i = op->imm & 7;
     enum float_order order = ORDER_UNORDERED;
     bool done, c1 = f->status & FPU_C1;
@@ -116,7 +121,7 @@ int fpu_compare_flags(struct cpu *cpu, const struct op *op, unsigned arg)
         fpu_set_c1(f, c1);
     }
     if (done) {
-        cpu->fl = flags_set(eflags[order]);
+        cpu->fl = flags_set(fpu_eflags(order));
         fpu_pops(f, arg / FPU_POPS);
     }
     return STATUS_NEXT;
@@ -125,7 +130,7 @@ int fpu_compare_flags(struct cpu *cpu, const struct op *op, unsigned arg)
 int fpu_ftst(struct cpu *cpu, const struct op *op, unsigned arg)
 {
     struct fpu *f = &cpu->fpu;
-    struct float_env env = fpu_env(f);
+    struct float_env env = f->env;
     bool masked;
     (void)op, (void)arg;
     if (!fpu_missing(f, 0, &masked))
@@ -154,7 +159,7 @@ int fpu_fxam(struct cpu *cpu, const struct op *op, unsigned arg)
 int fpu_unary(struct cpu *cpu, const struct op *op, unsigned arg)
 {
     struct fpu *f = &cpu->fpu;
-    struct float_env env = fpu_env(f);
+    struct float_env env = f->env;
     struct float80 value = *fpu_st(f, 0);
     bool done;
     (void)op;
@@ -177,7 +182,7 @@ int fpu_unary(struct cpu *cpu, const struct op *op, unsigned arg)
 int fpu_fscale(struct cpu *cpu, const struct op *op, unsigned arg)
 {
     struct fpu *f = &cpu->fpu;
-    struct float_env env = fpu_env(f);
+    struct float_env env = f->env;
     struct float80 value = FLOAT80_INDEFINITE;
     bool done;
     (void)op, (void)arg;
@@ -193,7 +198,7 @@ int fpu_fscale(struct cpu *cpu, const struct op *op, unsigned arg)
 int fpu_fxtract(struct cpu *cpu, const struct op *op, unsigned arg)
 {
     struct fpu *f = &cpu->fpu;
-    struct float_env env = fpu_env(f);
+    struct float_env env = f->env;
     struct float80 values[2] = {FLOAT80_INDEFINITE, FLOAT80_INDEFINITE};
     bool done;
     (void)op, (void)arg;
@@ -216,7 +221,7 @@ int fpu_fxtract(struct cpu *cpu, const struct op *op, unsigned arg)
 int fpu_fprem(struct cpu *cpu, const struct op *op, unsigned arg)
 {
     struct fpu *f = &cpu->fpu;
-    struct float_env env = fpu_env(f);
+    struct float_env env = f->env;
     struct float80 value = FLOAT80_INDEFINITE;
     int quotient = 0;
     bool done;

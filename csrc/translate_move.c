@@ -231,7 +231,11 @@ void do_callout_fpu(struct translation *t, const struct insn *in)
     }
     struct op *op = append_callout(t, in, CALLOUT_fpu);
     op->sub = (u8)(escape << 3 | in->reg);
-    op->imm = in->modrm;
+    op->imm = escape << 8 | in->modrm;
+    bool flat = (t->mode & MODE_FLAT) && in->seg <= DS && in->seg != CS && !in->addr16;
+    op_handler *hot = !in->mem || flat ? fpu_hot(escape, in->mem, in->reg, in->rm) : NULL;
+    if (hot)
+        op->fn = hot;
 }
 
 static u8 sse_offset(unsigned place, unsigned reg)

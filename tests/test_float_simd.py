@@ -26,7 +26,8 @@ def declared() -> list[str]:
 
 def run(program: Path, *arguments: str) -> tuple[int, str]:
     """Exit status and output."""
-    done = subprocess.run([program, *arguments], stdout=subprocess.PIPE, text=True, check=False, env=native.environment())
+    command = [str(program), *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=native.environment())
     return done.returncode, done.stdout
 
 
