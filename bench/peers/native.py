@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 WORKS = ("mixed", "checksum_work", "sort_work", "sieve_work", "call_work")
+FLOAT_WORKS = ("x87_work", "sse2_work", "packed_work")
 
 
 class CannotRun(Exception):
@@ -15,7 +16,7 @@ class CannotRun(Exception):
 
 def run(path: Path, work: str, rounds: int) -> tuple[int, float]:
     """Result of the work and the seconds that it took, by the program's own clock."""
-    command = [str(path), str(rounds), str(WORKS.index(work))]
+    command = [str(path), str(rounds), str((WORKS + FLOAT_WORKS).index(work))]
     try:
         output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
