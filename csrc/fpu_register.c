@@ -257,7 +257,7 @@ int fpu_fld_r(struct cpu *cpu, const struct op *op, unsigned arg)
     struct fpu *f = &cpu->fpu;
     unsigned i = op->imm & 7;
     (void)arg;
-    if (!fpu_empty(f, 7) || !fpu_empty(f, i))
+    if (!fpu_empty(f, i))
         fpu_load(f, *fpu_st(f, i));
     else if (fpu_underflow(f))
         fpu_push(f, FLOAT80_INDEFINITE);
