@@ -173,8 +173,6 @@ static int compute(struct cpu *cpu, const struct sse_row *row, union lanes *d, c
         row->integer(d, s, imm);
         return STATUS_NEXT;
     }
-    if (!row->floating)
-        return cpu_stop(cpu, STOP_UNIMPLEMENTED);
     unsigned raised = row->floating(d, s, imm, cpu->sse.mxcsr);
     cpu->sse.mxcsr |= raised;
     if (likely(!(raised & ~MXCSR_MASKS(cpu->sse.mxcsr))))
@@ -206,8 +204,12 @@ int insn_sse(struct cpu *cpu, const struct op *op)
         s = swap;
     }
     status = compute(cpu, row, &d, &s, op->imm & 0xFF);
-    if (status != STATUS_NEXT)
+    if (status != STATUS_NEXT) {
+        /* Before #XM as on silicon, where the manual is silent. */
+        if (uses_mmx(row))
+            mmx_enter(&cpu->fpu);
         return status;
+    }
     if (mem && to_rm && !memory_write(cpu, op, row, &d))
         return STATUS_FAULT;
     if (uses_mmx(row))

@@ -7,10 +7,7 @@
  * the instruction undefined or unavailable, the memory operand, write-back,
  * and for floating-point operations (float_simd.h) MXCSR and #XM.
  *
- * To plug a floating-point operation in, name its sse_float function in the
- * last column of its row; NULL is one that is not done yet.
- *
- * Hot rows have handlers of their own besides (sse_handlers.c) that do the
+ * Hot rows have handlers of their own besides (sse_handlers.h) that do the
  * common case; all else falls back on insn_sse.
  */
 #ifndef PYK_SSE_H
@@ -53,7 +50,7 @@ enum sse_flags {
 struct sse_row {
     union {
         sse_integer *integer;
-        sse_float *floating;    /* SSE_FLOAT; NULL: not done yet */
+        sse_float *floating;    /* SSE_FLOAT */
         sse_special *special;   /* SSE_SPECIAL */
     };
     sse_handler *handler;       /* for the common case, or NULL: by insn_sse alone */
@@ -68,6 +65,8 @@ enum sse_prefix { SSE_NP, SSE_66, SSE_F3, SSE_F2 };
 
 /* The row of an instruction of family F_SSE, or NULL. */
 const struct sse_row *sse_find(const struct insn *in);
+/* execute_sse_float.c: the handler of a SSE_FLOAT row with flat memory if any, or NULL. */
+sse_handler *sse_float_handler(const struct sse_row *row, bool mem);
 unsigned sse_number(const struct sse_row *row);
 const struct sse_row *sse_row(unsigned number);
 

@@ -253,8 +253,9 @@ void do_sse(struct translation *t, const struct insn *in)
     if (!in->mem)
         op->rm = sse_offset(row->rm, in->rm);
     op->imm = sse_number(row) << 8 | (in->imm & 0xFF);
-    if (row->handler && (!in->mem || flat))
-        op->fn = row->handler;
+    sse_handler *hot = row->flags & SSE_FLOAT ? sse_float_handler(row, in->mem) : row->handler;
+    if (hot && (!in->mem || flat))
+        op->fn = hot;
 }
 
 void do_string(struct translation *t, const struct insn *in)

@@ -8,8 +8,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-from tests.oracle import native
-from tests.oracle.case import Case
+from tests.oracle import float_sequences, native
+from tests.oracle.case import Case, Result
 from tests.oracle.checks import COMPARISONS
 from tests.oracle.encode import FORMS
 from tests.oracle.generate import form_cases
@@ -18,6 +18,7 @@ from tests.oracle.sequences import sequence
 from tests.oracle.shrink import describe, shrink
 
 BATCH = 500
+FLOAT_BATCH = 100
 FORMS_A_BATCH = 2
 
 
@@ -38,7 +39,18 @@ def _batch(seed: str) -> Iterator[tuple[str, Case]]:
             yield f"{form} {seed}", case
 
 
-def _failure(name: str, case: Case, result: native.Result, engine: Ours) -> str:
+def _float_batch(seed: str) -> Iterator[tuple[str, Case]]:
+    """Programs of x87 and SSE instructions."""
+    for i in range(FLOAT_BATCH):
+        yield f"floating-point program {seed} {i}", float_sequences.sequence(f"{seed} {i}")
+
+
+def _float_failure(name: str, case: Case, result: Result, engine: Ours) -> str:
+    text = float_sequences.failure(case, result, engine)
+    return f"{name}: {text}" if text else ""
+
+
+def _failure(name: str, case: Case, result: Result, engine: Ours) -> str:
     """What is wrong with a case, made small; empty if nothing is."""
     for comparison in COMPARISONS:
         if comparison(case, result, engine):
@@ -57,15 +69,16 @@ def main() -> int:
     end = time.monotonic() + 60 * args.minutes
     done = failures = batch = 0
     while time.monotonic() < end and failures < args.failures:
-        named = list(_batch(f"{args.seed} {batch}"))
-        results = native.run([case for _, case in named])
-        for (name, case), result in zip(named, results, strict=True):
-            text = _failure(name, case, result, engine)
-            if text:
-                failures += 1
-                print(f"\n{text}", flush=True)
+        for make, judge in ((_batch, _failure), (_float_batch, _float_failure)):
+            named = list(make(f"{args.seed} {batch}"))
+            results = native.run([case for _, case in named])
+            for (name, case), result in zip(named, results, strict=True):
+                text = judge(name, case, result, engine)
+                if text:
+                    failures += 1
+                    print(f"\n{text}", flush=True)
+            done += len(named)
         batch += 1
-        done += len(named)
         print(f"\r{done:,} cases, {failures} failures", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return 1 if failures else 0
