@@ -25,12 +25,15 @@ asan: $(READY)dev
 fuzz: $(READY)test
 	$(PY) -m tests.fuzz $(ARGS)
 
-# What the tests reach of the C code, line by line in build/coverage/index.html.
+# What the tests reach of the C code, line by line in build/coverage/index.html; fails where that is too little. Plain
+# gcc: a compiler cache does not keep gcov's notes.
 coverage: $(READY)dev
-	PYK_COVERAGE=1 $(PY) setup.py -q build --build-base build/coverage-base --build-lib build/coverage
+	PYK_COVERAGE=1 CC=gcc $(PY) setup.py -q build --build-base build/coverage-base --build-lib build/coverage
 	find build/coverage-base -name '*.gcda' -delete
 	PYTHONPATH=build/coverage:. $(VENV)/bin/pytest -q -p no:cacheprovider --import-mode=importlib $(or $(ARGS),tests)
-	$(PY) -m gcovr --filter csrc/ --exclude-throw-branches --html-details build/coverage/index.html --print-summary build/coverage-base
+	$(PY) -m gcovr --filter csrc/ --exclude-throw-branches --html-details build/coverage/index.html \
+		--json build/coverage/coverage.json build/coverage-base
+	@$(PY) -m tests.coverage_report build/coverage/coverage.json
 
 libfuzzer: $(READY)test
 	$(PY) -m tests.fuzz.libfuzzer $(ARGS)

@@ -306,7 +306,8 @@ static struct float80 times_log(const struct float_parts *b, struct wide log, bo
     struct float_env full = *env;
     full.bits = 64;
     struct float80 ret = float80_round(product.sign, product.exp, (u64)(product.mant >> 64), (u64)product.mant, &full);
-    env->flags = full.flags | FLOAT_PE;
+    bool tiny = !(ret.se & 0x7FFF);   /* as inexact as PE says, so that it underflows */
+    env->flags = full.flags | FLOAT_PE | (tiny ? FLOAT_UE : 0);
     env->up = full.up;
     return ret;
 }

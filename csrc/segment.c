@@ -39,11 +39,6 @@ bool descriptor_get(struct cpu *cpu, u16 selector, enum vector vector, u32 ext, 
     return found == LOOKUP_FOUND;
 }
 
-int descriptor_read(struct cpu *cpu, u16 selector, u32 ret[2])
-{
-    return descriptor_get(cpu, selector, T_GPFLT, 0, ret) ? STATUS_NEXT : STATUS_FAULT;
-}
-
 /* Rewrite the byte that holds the type. */
 static bool descriptor_write_type(struct cpu *cpu, u16 selector, const u32 desc[2])
 {

@@ -20,8 +20,6 @@ int trap_return(struct cpu *cpu, unsigned size);
 
 /* segment.c. Load a segment register in protected mode with all checks (STATUS_FAULT) or real/v86 mode. */
 int segment_load(struct cpu *cpu, unsigned seg, u16 selector);
-/* Read a descriptor of the GDT or LDT; #GP(selector) beyond the limit, #PF of the read. ret: low and high word. */
-int descriptor_read(struct cpu *cpu, u16 selector, u32 ret[2]);
 /* Hidden part from a descriptor. */
 void segment_from_descriptor(struct segment *s, u16 selector, const u32 desc[2]);
 /* A stack pointer add or push, honouring SS.B. */
