@@ -177,8 +177,9 @@ struct kprobe_stats {
     uint64_t misses[4];         /* by enum miss_cause */
     uint32_t number;            /* of the probe among all that the machine ever had: what records call it */
 };
-/* Before the pre_handler that is running returns: CALLBACK_RAISED ends the run behind it. */
-void machine_set_verdict(machine *m, int verdict);
+/* In a handler: end the run behind it. And: has one asked? It is told once. */
+void machine_ask_stop(machine *m);
+int machine_take_stop(machine *m);
 enum { PROBE_PRE = 1, PROBE_POST = 2, PROBE_FAULT = 4 };   /* which Python handlers there are */
 /* Returns the id >= 0 or -errno: EEXIST, EINVAL (unmapped), ENOSYS, ENOMEM, EDEADLK (2.5.26: from a handler). actions:
  * a chain, NULL behind its last one; or NULL. */

@@ -39,7 +39,7 @@ static bool call(struct machine *m, enum device_kind kind, s32 id, u32 address, 
     m->access = (struct device_access){.kind = kind, .address = address, .size = size, .value = value, .write = write};
     u32 hidden = m->frames.hidden;
     m->frames.hidden = m->frames.used;      /* the frame of a trap is not its business */
-    bool stop = m->config.callback(m->config.tag, CALLBACK_DEVICE, id, 0) < 0;
+    bool stop = machine_callback(m, CALLBACK_DEVICE, id, 0) < 0;
     m->frames.hidden = hidden;
     cpu->code_changed = true;
     if (!m->access.done) {

@@ -116,7 +116,7 @@ static int offer(struct machine *m, struct frame *f, unsigned vector, u32 error_
         int served;
 
         frame_lend(m, f);
-        served = m->config.callback(m->config.tag, CALLBACK_TRAP, (int)vector, error_code);
+        served = machine_callback(m, CALLBACK_TRAP, (int)vector, error_code);
         frame_sync(m, f);
         if (served)
             return served == CALLBACK_RAISED ? -STOP_PYTHON : 1;
@@ -213,6 +213,7 @@ static int call_import(struct machine *m, u32 number)
     m->frames.hidden = hidden;
     if (served == CALLBACK_RAISED)
         return cpu_stop(cpu, STOP_PYTHON);
+    m->stop_soon |= m->stop_asked;      /* behind the return */
     if (!mem_read(cpu, SS, cpu->gpr[ESP] & stack_mask(&cpu->seg[SS]), 4, &eip))
         return trap_deliver(cpu);
     stack_move(cpu, 4);

@@ -19,7 +19,7 @@ static int call_python(struct machine *m, struct kprobe *p, int kind, u32 arg, s
     int result;
 
     frame_lend(m, f);
-    result = m->config.callback(m->config.tag, kind, p->id, arg);
+    result = machine_callback(m, kind, p->id, arg);
     frame_sync(m, f);
     return result;
 }
@@ -49,11 +49,10 @@ static int call_pre(struct machine *m, struct kprobe *p, struct frame *f)
     p->stats.hits++;
     stop = p->actions && action_run(m, p->actions, f, p->stats.number);
     if (p->handlers & PROBE_PRE) {
-        m->verdict = 0;
         frame_lend(m, f);
         m->config.pre(m->config.tag, p->id);
         frame_sync(m, f);
-        if (m->verdict)
+        if (m->stop_asked)
             return -STOP_PYTHON;
     } else if (!p->actions && !m->kprobes->mends->null_pre_handler) {
         return call_null(m, f);

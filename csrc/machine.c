@@ -15,6 +15,7 @@ struct nest {
     struct cpu state;           /* only the part before `icount` is kept */
     s64 budget_start;
     bool until_set;
+    bool stop_asked;
     u32 until;
     bool resumes;               /* it was stopped at a probe point whose hit is done */
     u32 resume_addr;
@@ -207,7 +208,7 @@ static bool interrupt_ready(const struct cpu *cpu)
 static int acknowledge(struct machine *m, u8 *vector)
 {
     m->access = (struct device_access){0};
-    bool stop = m->config.callback(m->config.tag, CALLBACK_INTR, 0, 0) < 0;
+    bool stop = machine_callback(m, CALLBACK_INTR, 0, 0) < 0;
     if (!m->access.done) {
         m->intr &= stop;
         return stop ? cpu_stop(m->cpu, STOP_PYTHON) : STATUS_JUMP;
@@ -478,11 +479,6 @@ void machine_set_until(machine *m, int set, uint32_t eip)
     m->until = eip;
 }
 
-void machine_set_verdict(machine *m, int verdict)
-{
-    m->verdict = verdict;
-}
-
 uint64_t machine_icount(machine *m)
 {
     return machine_now(m);
@@ -524,6 +520,7 @@ int machine_nest_begin(machine *m)
     nest->budget_start = cpu->budget_start;
     nest->until_set = m->until_set;
     nest->until = m->until;
+    nest->stop_asked = machine_take_stop(m);
     nest->resumes = kprobe_resumes(m, &nest->resume_addr);
     nest->outer = m->nest;
     m->nest = nest;
@@ -552,6 +549,7 @@ void machine_nest_end(machine *m)
     cpu->code_changed = true;
     machine_set_until(m, nest->until_set, nest->until);
     cpu->until_fresh = false;
+    m->stop_asked = nest->stop_asked;
     if (nest->resumes)
         kprobe_resume_at(m, nest->resume_addr);
     else

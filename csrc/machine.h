@@ -27,7 +27,7 @@ struct machine {
     struct kprobes *kprobes;    /* probe table, NULL when kprobes is off */
     struct machine_config config;
     struct frame_stack frames;  /* what the running handlers see */
-    s32 verdict;                /* of the pre_handler that is running: CALLBACK_RAISED or 0 */
+    bool stop_asked;            /* a handler of the run in progress has asked to end it */
     u32 depth;                  /* runs within handlers of runs ...; 0 when idle */
     struct nest *nest;          /* the CPU state of the runs that are interrupted, innermost first */
     u32 nests;                  /* how many */
@@ -35,7 +35,7 @@ struct machine {
     u32 until;                  /* eip */
     bool intr;                  /* level of INTR, a pin of CPU 0 */
     bool intr_served;           /* somebody gives vectors for it */
-    bool stop_soon;             /* a handler asked for it: stop before the next instruction */
+    bool stop_soon;             /* so has one within an instruction: stop before the next */
     u8 timer_vector;            /* of CPU 0 */
     u64 timer_period;           /* instructions; 0: off */
     u64 timer_next;             /* time of the next tick */
@@ -53,5 +53,7 @@ ALWAYS_INLINE u64 machine_now(const struct machine *m)
 }
 /* Make another CPU the one that m->cpu is. */
 void machine_select(struct machine *m, struct cpu *cpu);
+/* Call Python's handler (enum callback). What it returned, or CALLBACK_RAISED if the run is to end. */
+int machine_callback(struct machine *m, int kind, int index, u32 arg);
 
 #endif

@@ -111,7 +111,7 @@ static enum stop_reason tell(struct machine *m, const struct watch_event *event)
         reason = run_actions(m, w->actions, (u32)w->id);
     u32 hidden = m->frames.hidden;
     m->frames.hidden = m->frames.used;
-    if (python && m->config.callback(m->config.tag, CALLBACK_WATCH, event->id, 0) < 0)
+    if (python && machine_callback(m, CALLBACK_WATCH, event->id, 0) < 0)
         reason = STOP_PYTHON;
     m->frames.hidden = hidden;
     return reason;

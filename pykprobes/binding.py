@@ -57,8 +57,7 @@ _tags = count(1)
 def _callback(tag: int, kind: int, index: int, arg: int) -> int:
     core = _running[tag]
     try:
-        served = core.serve[kind](index, arg)
-        return core.verdict or served
+        return core.serve[kind](index, arg)
     except BaseException as exception:
         core.keep(exception, KIND_NAMES[kind], index)
         return RAISED
@@ -68,7 +67,7 @@ def _pre_raised(kind: object, exception: BaseException, traceback: Any) -> None:
     found = traceback.tb_frame.f_locals
     core = _running[found["tag"]]
     core.keep(exception, KIND_NAMES[PRE], found["index"])
-    lib.machine_set_verdict(core._m, RAISED)
+    lib.machine_ask_stop(core._m)
 
 
 @ffi.def_extern(name="pykprobes_pre", onerror=_pre_raised)
@@ -171,7 +170,7 @@ class Core(Dispatch):
             if not self._depth:
                 del _running[self.tag]
                 self._thread = None
-                self.verdict = 0
+                lib.machine_take_stop(self._m)
                 self.regs._forget()
 
     @contextmanager
@@ -192,8 +191,12 @@ class Core(Dispatch):
         return reason
 
     def request_stop(self) -> None:
-        super().request_stop()
-        lib.machine_set_verdict(self._m, RAISED)
+        """Stop the run when the handler, or the progress function, that is running returns."""
+        lib.machine_ask_stop(self._m)
+
+    def take_stop(self) -> bool:
+        """Did a handler ask to stop? It is told once."""
+        return bool(lib.machine_take_stop(self._m))
 
     def stop_info(self) -> StopInfo:
         return lib.machine_stop_info(self.handle)
@@ -202,21 +205,18 @@ class Core(Dispatch):
         lib.machine_set_until(self.handle, eip is not None, eip or 0)
         self._until = eip
 
-    def nest(self) -> tuple[int | None, int]:
+    def nest(self) -> int | None:
         """Keep the CPU's state for a run inside what is going on; what it returns goes to unnest."""
         if lib.machine_nest_begin(self.handle):
             raise RecursionError("calls inside handlers inside calls are nested too deeply")
-        kept = self._until, self.verdict
-        self.verdict = 0
+        kept = self._until
         self.regs._forget()
         self.set_until(None)
         return kept
 
-    def unnest(self, kept: tuple[int | None, int]) -> None:
+    def unnest(self, kept: int | None) -> None:
         lib.machine_nest_end(self._m)
-        self.set_until(kept[0])
-        self.verdict = kept[1]
-        lib.machine_set_verdict(self._m, self.verdict)
+        self.set_until(kept)
         self.regs._forget()
 
     @property
@@ -405,15 +405,7 @@ class Core(Dispatch):
 
     def _import(self, index: int, arg: int) -> int:
         lib.machine_set_reg(self._m, 0, self.imports[index]())
-        if self.verdict:
-            self._return()
         return 1
-
-    def _return(self) -> None:
-        """Return from an import's stub: C does not when the run ends there, and would call it again."""
-        esp = lib.machine_get_reg(self._m, 4)
-        lib.machine_set_reg(self._m, 8, int.from_bytes(self.peek(esp, 4), "little"))
-        lib.machine_set_reg(self._m, 4, esp + 4 & 0xFFFFFFFF)
 
 
 def probe_bucket(address: int) -> int:

@@ -23,7 +23,6 @@ class Dispatch:
     def __init__(self, regs: PtRegs, access: DeviceAccess) -> None:
         self.regs = regs
         self.access = access
-        self.verdict = 0  # what handlers return to C: RAISED once one has asked to stop
         self.exception: BaseException | None = None
         self.pre: list[tuple[Handler, Any]] = []
         self.post: list[Handler | None] = []
@@ -51,15 +50,6 @@ class Dispatch:
         """Forget a probe."""
         self.pre[number] = (_unregistered, None)
         self.post[number] = self.fault[number] = self.probes[number] = None
-
-    def request_stop(self) -> None:
-        """Stop the run when the handler, or the progress function, that is running returns."""
-        self.verdict = RAISED
-
-    def take_stop(self) -> bool:
-        """Did a handler ask to stop? It is told once."""
-        verdict, self.verdict = self.verdict, 0
-        return verdict != 0
 
     def keep(self, exception: BaseException, kind: str, index: int) -> None:
         """Keep a handler's exception for run to raise, with a note saying whose it is."""
