@@ -166,6 +166,35 @@ def pages() -> list[bytes]:
     return out
 
 
+LARGE, PSE = 0xC0000000, 0x10  # a large page over all that is there
+
+
+def large_pages() -> list[bytes]:
+    """4 MiB pages by rights, ring and access, with accessed and dirty bits behind it; and what WP and TSD do."""
+    entry, flush = DIRECTORY + (LARGE >> 20), from_control(3) + to_control(3)
+    out = []
+    for flags in (0x83, 0x81, 0x87, 0x85, 0x82, 0x1087, 0x187, 0xE7):
+        for cr4 in (PSE, 0):
+            if not cr4 and flags & 1:
+                continue  # what lies there would be taken for a table
+            for ring in (0, 3):
+                for code in (b"\xa1", b"\xa3"):
+                    setup = store_imm(entry, flags) + mov("eax", cr4) + to_control(4) + flush + in_ring(ring)
+                    out.append(setup + code + imm(LARGE + DATA + 0x900) + load("ebx", entry))
+    for ring in (0, 3):
+        code = store_imm(entry, 0x87) + mov("eax", PSE) + to_control(4) + flush + in_ring(ring)
+        out.append(code + load("eax", LARGE + DATA) + mov("eax", LARGE + TARGET) + b"\xff\xe0")
+    pte = TABLE + (READ_ONLY >> 10)
+    for cr0 in (CR0, CR0 & ~0x10000):
+        setup = store_imm(pte, READ_ONLY | 5) + mov("eax", cr0) + to_control(0) + invlpg(READ_ONLY)
+        out.append(setup + b"\xa3" + imm(READ_ONLY) + load("ebx", pte) + mov("eax", CR0) + to_control(0))
+        out.append(setup + in_ring_3() + b"\xa3" + imm(READ_ONLY))
+    for tsd in (0, 4):
+        time = b"\x0f\x31" + mov("eax", 0) + mov("edx", 0)
+        out += [mov("eax", tsd) + to_control(4) + in_ring(ring) + time for ring in (0, 3)]
+    return out
+
+
 def system_code() -> list[bytes]:
     codes = [
         to_control(0),
@@ -263,7 +292,8 @@ def narrow() -> list[bytes]:
     return out
 
 
-GROUPS = (segment_loads, inspections, gates, far_transfers, flags, steps, pages, system_code, tasks, v86, narrow)
+GROUPS = (segment_loads, inspections, gates, far_transfers, flags, steps, pages, system_code)
+GROUPS += (tasks, v86, narrow, large_pages)
 ALL = {f.__name__: f() for f in GROUPS}
 IMAGES = list(ALL)[:8], list(ALL)[8:]  # all of them do not fit into one
 
