@@ -21,7 +21,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 enum { FRAMES = 64, LIMIT = 300, TABLES = 0x1000, GDT = 0x1000, IDT = 0x1800, TSS = 0x2000, DIRECTORY = 0x4000, TABLE = 0x5000,
        HANDLER = 0x3000, CODE = 0x8000, STACK = 0x1F000 };
 enum { K_CS = 0x08, K_DS = 0x10, U_CS = 0x1B, U_DS = 0x23, TASK = 0x28, K_CS16 = 0x30, K_DS16 = 0x38, TASK_2 = 0x40 };
-enum mode_bits { REAL = 0, FLAT = 1, CODE16 = 2, V86 = 3, MODE_KIND = 3, USER = 4, PAGING = 8, TRACE = 16, INTERRUPTS = 32 };
+enum mode_bits { REAL = 0, FLAT = 1, CODE16 = 2, V86 = 3, MODE_KIND = 3, USER = 4, PAGING = 8, TRACE = 16, INTERRUPTS = 32,
+                 ALIGNED = 64, BREAKPOINTS = 128 };
 
 static const u32 gdt[][2] = {
     {0, 0}, {0x0000FFFF, 0x00CF9B00}, {0x0000FFFF, 0x00CF9300}, {0x0000FFFF, 0x00CFFB00}, {0x0000FFFF, 0x00CFF300},
@@ -67,6 +68,16 @@ static void segment(struct cpu *cpu, unsigned seg, u16 selector, u32 base, u32 l
     cpu->seg[seg] = (struct segment){base, limit, selector, attr};
 }
 
+/* Four bytes of data, an instruction and a port, at what registers hold. */
+static void set_breakpoints(struct cpu *cpu)
+{
+    must(cpu_write_control(cpu, 4, cpu->cr4 | (CR4_DE & cpu->model->cr4)));
+    cpu_write_debug(cpu, 0, cpu->gpr[EBX]);
+    cpu_write_debug(cpu, 1, CODE + (cpu->gpr[ESI] & 63));
+    cpu_write_debug(cpu, 2, cpu->gpr[EDX]);
+    cpu_write_debug(cpu, 7, 0x020F0015);
+}
+
 static void set_mode(struct cpu *cpu, u32 mode)
 {
     unsigned kind = mode & MODE_KIND, ring = kind == V86 || (kind != REAL && (mode & USER)) ? 3 : 0;
@@ -74,7 +85,8 @@ static void set_mode(struct cpu *cpu, u32 mode)
     cpu->gdtr = (struct dtable){GDT, sizeof(gdt) + 0x100};
     cpu->idtr = (struct dtable){kind == REAL ? 0 : IDT, 0x7FF};
     cpu->cr3 = DIRECTORY;
-    cpu->cr0 = CR0_ET | (kind == REAL ? 0 : CR0_PE | (mode & PAGING ? CR0_PG : 0));
+    cpu->cr0 = CR0_ET | (kind == REAL ? 0 : CR0_PE | (mode & PAGING ? CR0_PG : 0)) | (mode & ALIGNED ? CR0_AM | CR0_NE : 0);
+    cpu->cr0 &= cpu->model->cr0 | CR0_ET;
     cpu->cpl = (u8)ring;
     segment(cpu, TR, TASK, TSS, 0x200, 0x008B);
     segment(cpu, CS, flat ? ring ? U_CS : K_CS : K_CS16, 0, flat ? 0xFFFFFFFF : 0xFFFF, flat ? ring ? 0xC0FB : 0xC09B : 0x009B);
@@ -84,9 +96,13 @@ static void set_mode(struct cpu *cpu, u32 mode)
     if (kind == REAL || kind == V86)
         for (unsigned i = ES; i <= GS; i++)
             segment(cpu, i, 0, 0, 0xFFFF, kind == V86 ? 0x00F3 : 0x0093);
-    cpu_set_eflags(cpu, EFLAGS_FIXED | (kind == V86 ? EFLAGS_VM | EFLAGS_IOPL : 0) | (mode & TRACE ? EFLAGS_TF : 0) |
+    u32 ac = mode & ALIGNED ? EFLAGS_AC & cpu->model->eflags : 0;
+    cpu_set_eflags(cpu, EFLAGS_FIXED | ac | (kind == V86 ? EFLAGS_VM | EFLAGS_IOPL : 0) | (mode & TRACE ? EFLAGS_TF : 0) |
                             (mode & INTERRUPTS ? EFLAGS_IF : 0));
     mode_update(cpu);
+    must(cpu_write_control(cpu, 4, (CR4_OSFXSR | CR4_OSXMMEXCPT) & cpu->model->cr4));
+    if (mode & BREAKPOINTS)
+        set_breakpoints(cpu);
 }
 
 static void set_memory(struct machine *m)
@@ -107,10 +123,17 @@ static void set_memory(struct machine *m)
         phys_write(m, TABLE + 4 * i, i << PAGE_SHIFT | 7, 4);
 }
 
+/* Mostly the processor with all features; the count of patches leaves three bits of its byte for this. */
+static int cpu_of(struct reader r)
+{
+    static const u8 kinds[8] = {CPU_P4, CPU_P4, CPU_P4, CPU_P3, CPU_PPRO, CPU_PENTIUM, CPU_486, CPU_386};
+    return kinds[r.left > 33 ? r.at[33] >> 5 : 0];
+}
+
 static struct machine *start(struct reader r)
 {
-    struct machine_config config = {.memory_pages = FRAMES, .kernel = KERNEL_NONE, .kprobes = KPROBES_OFF, .callback = callback,
-                                    .pre = pre};
+    struct machine_config config = {.memory_pages = FRAMES, .cpus = 1, .kernel = KERNEL_NONE, .kprobes = KPROBES_OFF,
+                                    .cpu = cpu_of(r), .callback = callback, .pre = pre};
     struct machine *m = machine_create(&config);
     must(m);
     u32 mode = take(&r, 1);
@@ -134,6 +157,10 @@ static void same(struct machine *a, struct machine *b)
     for (int id = 0; id < REG_COUNT; id++)
         must(machine_get_reg(a, id) == machine_get_reg(b, id));
     must(!memcmp(a->cpu->seg, b->cpu->seg, sizeof(a->cpu->seg)));
+    must(!memcmp(a->cpu->sse.xmm, b->cpu->sse.xmm, sizeof(a->cpu->sse.xmm)) && a->cpu->sse.mxcsr == b->cpu->sse.mxcsr);
+    must(a->cpu->fpu.control == b->cpu->fpu.control && a->cpu->fpu.status == b->cpu->fpu.status);
+    for (unsigned i = 0; i < 8; i++)
+        must(a->cpu->fpu.st[i].mant == b->cpu->fpu.st[i].mant && a->cpu->fpu.st[i].se == b->cpu->fpu.st[i].se);
     for (u32 frame = 0; frame < FRAMES; frame++)
         must(!memcmp(memory_page(&a->mem, frame)->data, memory_page(&b->mem, frame)->data, PAGE_SIZE));
 }
