@@ -24,7 +24,8 @@ LOAD = load("ecx", DATA + 2)
 def engine() -> Ours:
     need_native()
     engine = Ours()
-    engine.machine.regs.cr0 |= AM
+    engine.machine.regs.cr0 = engine.machine.regs.cr0 & ~0xC | AM
+    engine.machine.regs.cr4 |= 0x600
     return engine
 
 
@@ -45,7 +46,10 @@ OPERANDS = {
     "d9 07": 4, "dd 07": 8, "db 2f": 8, "df 2f": 8, "df 27": 8, "df 07": 2, "db 07": 4, "d9 37": 4, "66 d9 37": 2,
     "dd 37": 4, "66 dd 37": 2, "d9 27": 4, "66 d9 27": 2, "d9 3f": 2, "0f c7 0f": 8, "62 0f": 4, "66 62 0f": 2,
     "8b 0f": 4, "66 8b 0f": 2, "8a 0f": 1, "8c 1f": 2, "0f ab 0f": 4, "66 0f ab 0f": 2, "a5": 4, "66 a5": 2, "ab": 4,
-    "87 0f": 4, "0f b1 0f": 4, "0f b7 0f": 2, "0f b6 0f": 1,
+    "87 0f": 4, "0f b1 0f": 4, "0f b7 0f": 2, "0f b6 0f": 1, "0f 6f 07": 8, "0f 7e 07": 4, "0f 7f 07": 8, "0f fe 07": 8,
+    "0f 10 07": 16, "0f 11 07": 16, "0f 12 07": 8, "0f 17 07": 8, "f3 0f 10 07": 4, "f2 0f 11 07": 8, "66 0f d6 07": 8,
+    "f3 0f 6f 07": 16, "f3 0f 7f 07": 16, "f3 0f 58 07": 4, "f2 0f 58 07": 8, "0f 5a 07": 8, "0f 2d 07": 8,
+    "0f ae 17": 4, "0f ae 1f": 4, "0f c4 07 00": 2,
 }  # fmt: skip
 
 
