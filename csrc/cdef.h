@@ -68,6 +68,8 @@ struct machine_config {
     int32_t kprobes;            /* enum kprobes_mode */
     int32_t optimize;
     int32_t cpu;                /* enum cpu_kind */
+    uint64_t board_hz;          /* a PC's board around the CPU: instructions in a second of its time; 0: no board */
+    int64_t board_seconds;      /* what its clock says at the start, since 1970 */
     uint32_t tag;               /* given back in every callback */
     int (*callback)(uint32_t tag, int kind, int index, uint32_t arg);
     void (*pre)(uint32_t tag, int index);   /* CALLBACK_PRE: fewer arguments and no result make it a sixth faster */
@@ -230,5 +232,11 @@ int machine_watch(machine *m, uint32_t first, uint32_t last, int kinds, int id, 
 uint64_t machine_watch_hits(machine *m, int id);
 void machine_unwatch(machine *m, int id);
 const struct watch_event *machine_watch_event(machine *m);
+
+/* The PC board's serial console: bytes for the guest (how many there was room for), and bytes from it. */
+uint32_t machine_console_feed(machine *m, const uint8_t *bytes, uint32_t size);
+uint32_t machine_console_fetch(machine *m, uint8_t *bytes, uint32_t size);
+/* How often the guest read or wrote a port that nobody serves. */
+uint32_t machine_unclaimed(machine *m, int write, uint16_t port);
 
 const char *machine_build(void);    /* compiler, flags, dispatch kind */

@@ -3,6 +3,7 @@
 #include "debug.h"
 #include "gate.h"
 #include "machine.h"
+#include "pc.h"
 
 #include <string.h>
 
@@ -45,9 +46,12 @@ int io_read(struct cpu *cpu, u16 port, unsigned size, u32 *ret)
     int status = io_check(cpu, port, size);
     if (status != STATUS_NEXT)
         return status;
-    if (device_touches(&m->space[DEVICE_PORT], port, port + size - 1) &&
-        !device_transfer(m, DEVICE_PORT, port, size, bytes, false))
-        return STATUS_FAULT;
+    if (device_touches(&m->space[DEVICE_PORT], port, port + size - 1)) {
+        if (!device_transfer(m, DEVICE_PORT, port, size, bytes, false))
+            return STATUS_FAULT;
+    } else if (m->pc) {
+        pc_read(m, port, size, bytes);
+    }
     *ret = 0;
     memcpy(ret, bytes, size);
     debug_io(cpu, port, size);
@@ -62,9 +66,12 @@ int io_write(struct cpu *cpu, u16 port, unsigned size, u32 value)
     if (status != STATUS_NEXT)
         return status;
     value &= 0xFFFFFFFFu >> (32 - 8 * size);
-    if (device_touches(&m->space[DEVICE_PORT], port, port + size - 1) &&
-        !device_transfer(m, DEVICE_PORT, port, size, (u8 *)&value, true))
-        return STATUS_FAULT;
+    if (device_touches(&m->space[DEVICE_PORT], port, port + size - 1)) {
+        if (!device_transfer(m, DEVICE_PORT, port, size, (u8 *)&value, true))
+            return STATUS_FAULT;
+    } else if (m->pc && !pc_write(m, port, size, (const u8 *)&value)) {
+        return cpu_stop(cpu, STOP_RESET);
+    }
     debug_io(cpu, port, size);
     watch_access(cpu, WATCH_OUT, port, size, value);
     return STATUS_NEXT;

@@ -257,9 +257,11 @@ int machine_load_rom(machine *m, const void *data, uint32_t size)
 
 int machine_mapping(machine *m, uint32_t lin)
 {
-    if (!m->kernel)
-        return memory_page(&m->mem, lin >> PAGE_SHIFT) ? 1 | (MAP_WRITE | MAP_USER) << 1 : 0;
-
+    u32 phys;
+    if (!m->kernel) {
+        bool mapped = mmu_probe(m->cpu, lin, &phys) && memory_page(&m->mem, phys >> PAGE_SHIFT);
+        return mapped ? 1 | (MAP_WRITE | MAP_USER) << 1 : 0;
+    }
     u32 entry = entry_get(m, lin);
     int rights = (entry & PTE_W ? MAP_WRITE : 0) | (entry & PTE_U ? MAP_USER : 0);
     return entry & PTE_P ? 1 | rights << 1 : 0;

@@ -7,6 +7,7 @@
 #include "execute.h"
 #include "kernel.h"
 #include "kprobe.h"
+#include "pc.h"
 #include "trap.h"
 
 /* The CPU state that a run inside a handler must give back. */
@@ -66,8 +67,10 @@ machine *machine_create(const struct machine_config *config)
     if (!m)
         return NULL;
     m->config = *config;
+    m->a20_mask = ~0u;
     if (!memory_init(&m->mem) || !memory_add(&m->mem, 0, config->memory_pages) || !cpus_create(m) ||
         (config->kernel == KERNEL_BUILTIN && !kernel_create(m)) ||
+        (config->board_hz && !pc_create(m, config->board_hz, config->board_seconds)) ||
         (config->kprobes != KPROBES_OFF && !kprobes_create(m))) {
         machine_destroy(m);
         return NULL;
@@ -85,6 +88,7 @@ void machine_destroy(machine *m)
         kprobes_destroy(m);
     if (m->kernel)
         kernel_destroy(m);
+    pc_destroy(m);
     arena_deinit(&m->arena);
     memory_deinit(&m->mem);
     for (u32 i = 0; i < m->cpu_count; i++)
@@ -184,6 +188,8 @@ static bool irq_push(struct irq_queue *q, u8 vector)
 
 static void timer_tick(struct machine *m)
 {
+    if (m->pc)
+        pc_look(m);
     u64 now = machine_now(m);
     if (!m->timer_period || now < m->timer_next)
         return;
@@ -195,7 +201,7 @@ static void timer_tick(struct machine *m)
 static bool intr_asks(const struct cpu *cpu)
 {
     const struct machine *m = cpu->machine;
-    return m->intr && m->intr_served && cpu->index == 0;
+    return m->intr && (m->intr_served || m->pc) && cpu->index == 0;
 }
 
 static bool interrupt_ready(const struct cpu *cpu)
@@ -207,6 +213,10 @@ static bool interrupt_ready(const struct cpu *cpu)
  * vector is to be delivered. */
 static int acknowledge(struct machine *m, u8 *vector)
 {
+    if (m->pc) {
+        *vector = pc_acknowledge(m);
+        return STATUS_NEXT;
+    }
     m->access = (struct device_access){0};
     bool stop = machine_callback(m, CALLBACK_INTR, 0, 0) < 0;
     if (!m->access.done) {
@@ -267,7 +277,11 @@ static int take_nmi(struct machine *m)
 static bool skip_to_tick(struct machine *m)
 {
     const struct cpu *first = m->cpus[0];
-    if (!m->timer_period || !first->halted || !(first->eflags & EFLAGS_IF))
+    if (!first->halted || !(first->eflags & EFLAGS_IF))
+        return false;
+    if (m->pc)
+        return pc_skip(m);
+    if (!m->timer_period)
         return false;
     u64 now = machine_now(m);
     for (u32 i = 0; i < m->cpu_count; i++)
@@ -341,6 +355,8 @@ static u64 instructions_left(const struct machine *m, u64 end)
     u64 now = machine_now(m), left = end - now;
     if (m->timer_period && m->timer_next - now < left)
         left = m->timer_next - now;
+    if (m->pc && pc_left(m) < left)
+        left = pc_left(m);
     return left;
 }
 

@@ -15,6 +15,7 @@
 
 struct kprobes;
 struct kernel;
+struct pc;
 
 struct machine {
     struct cpu *cpu;            /* the processor that executes, or did last */
@@ -24,6 +25,8 @@ struct machine {
     struct memory mem;
     struct code_arena arena;    /* memory of decoded blocks */
     struct kernel *kernel;      /* built-in kernel side, NULL for a bare machine */
+    struct pc *pc;              /* the board, NULL when there is none */
+    u32 a20_mask;               /* physical addresses that the board lets through */
     struct kprobes *kprobes;    /* probe table, NULL when kprobes is off */
     struct machine_config config;
     struct frame_stack frames;  /* what the running handlers see */

@@ -36,6 +36,7 @@ struct walk {
 static bool entry_read(const struct cpu *cpu, struct walk *w, unsigned level, u32 addr)
 {
     bool pae = cpu->cr4 & CR4_PAE;
+    addr &= cpu->machine->a20_mask;
     u32 entry = phys_read(cpu->machine, addr, 4);
     w->addr[level] = addr;
     w->last = level;
@@ -110,7 +111,7 @@ static COLD bool page_fault(struct cpu *cpu, u32 lin, unsigned access, bool user
 bool paging_walk(struct cpu *cpu, u32 lin, unsigned access, struct translation *ret)
 {
     if (!(cpu->cr0 & CR0_PG)) {
-        *ret = (struct translation){lin, true};
+        *ret = (struct translation){lin & cpu->machine->a20_mask, true};
         return true;
     }
 
@@ -125,7 +126,7 @@ bool paging_walk(struct cpu *cpu, u32 lin, unsigned access, struct translation *
     if (w.last)
         set_bits(cpu, &w, 0, PTE_A);
     set_bits(cpu, &w, w.last, access & ACCESS_WRITE ? PTE_A | PTE_D : PTE_A);
-    *ret = (struct translation){w.phys, writable && w.entry[w.last] & PTE_D};
+    *ret = (struct translation){w.phys & cpu->machine->a20_mask, writable && w.entry[w.last] & PTE_D};
     return true;
 }
 
@@ -133,6 +134,6 @@ bool paging_probe(const struct cpu *cpu, u32 lin, u32 *ret)
 {
     struct walk w = {.phys = lin};
     bool mapped = !(cpu->cr0 & CR0_PG) || walk_tables(cpu, lin, &w);
-    *ret = w.phys;
+    *ret = w.phys & cpu->machine->a20_mask;
     return mapped;
 }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ._core import FpuState, Frame, Machine, SseState, StopInfo
     from .binding_actions import CoreChain
     from .devices import Device
+    from .pc import Pc
     from .programs import Op
     from .watches import Watch
 
@@ -81,7 +82,14 @@ class Core(Dispatch):
     """One C machine and the Python side of its callbacks."""
 
     def __init__(
-        self, pages: int, cpus: int, kernel: str | None, kprobes: str | None, optimize: bool, cpu: str
+        self,
+        pages: int,
+        cpus: int,
+        kernel: str | None,
+        kprobes: str | None,
+        optimize: bool,
+        cpu: str,
+        pc: Pc | None = None,
     ) -> None:
         self.tag = next(_tags) & 0xFFFFFFFF
         config = ffi.new(
@@ -93,6 +101,8 @@ class Core(Dispatch):
                 "kprobes": KPROBES[kprobes],
                 "optimize": optimize,
                 "cpu": CPUS[cpu],
+                "board_hz": pc.clock if pc else 0,
+                "board_seconds": pc.seconds if pc else 0,
                 "tag": self.tag,
                 "callback": lib.pykprobes_callback,
                 "pre": lib.pykprobes_pre,

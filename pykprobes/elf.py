@@ -178,7 +178,7 @@ class Elf:
             raise self.bad(f"the segment at {vaddr:#x} has more bytes in the file ({filesz:#x}) than in memory")
         if vaddr + memsz > 1 << 32:
             raise self.bad(f"the segment at {vaddr:#x} goes beyond 4 GiB")
-        if align > 1 and (align & (align - 1) or align > 1 << 20):
+        if align > 1 and (align & (align - 1) or align > 1 << 22):
             raise self.bad(f"the segment at {vaddr:#x} has the alignment {align:#x}")
         self.align = max(self.align, align)
         return Segment(vaddr, data, memsz, header["p_flags"], header["p_paddr"])
@@ -192,7 +192,8 @@ class Elf:
                 raise self.bad(f"its segments at {before.address:#x} and {after.address:#x} overlap")
         if self.end - self.start > SPAN_MAX:
             raise self.bad(f"its segments span {self.end - self.start:#x} bytes, the most is {SPAN_MAX:#x}")
-        if self.entry and self.kind == EXEC and self.segment_at(self.entry) is None:
+        at_entry = self.segment_at(self.entry) or self.segment_of_physical(self.entry)
+        if self.entry and self.kind == EXEC and at_entry is None:
             raise self.bad(f"its entry {self.entry:#x} is in none of its segments")
 
     @property
@@ -208,6 +209,10 @@ class Elf:
     def segment_at(self, address: int, size: int = 1) -> Segment | None:
         """The segment that holds all of [address, address + size)."""
         return next((s for s in self.segments if s.address <= address and address + size <= s.end), None)
+
+    def segment_of_physical(self, address: int) -> Segment | None:
+        """The segment that is loaded at a physical address: the entry of a kernel that switches paging on is one."""
+        return next((s for s in self.segments if s.physical <= address < s.physical + s.size), None)
 
     def read_dynamic(self) -> None:
         if self.table is None:

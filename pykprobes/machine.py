@@ -15,7 +15,9 @@ from .disasm import INSN_MAX, Line, disassemble
 from .errors import MemoryFault
 from .fpu import Fpu
 from .imports import Imports
+from .linux.console import Console
 from .memory import Memory, address_range
+from .pc import Pc, PcBoard, board_of
 from .probes import FaultHandler, Kprobe, PostHandler, PreHandler, ProbeTable
 from .probespec import parse_place
 from .regions import AddressSpace, parse_rights
@@ -36,7 +38,7 @@ STOPPED_BY_PYTHON = 9
 WITH_CODE = (StopReason.TRAP, StopReason.UNIMPLEMENTED)
 
 
-class Machine(Board):
+class Machine(Board, PcBoard):
     """An i386 with `memory` bytes of RAM and the kernel side of the probes patch.
 
     ``kprobes`` is "fixed", "2.5.26" (the patch as posted, defects included) or None (off). ``kernel=None`` makes a
@@ -57,6 +59,7 @@ class Machine(Board):
         optimize: bool = True,
         kernel: str | None = "builtin",
         cpu: str = "p4",
+        board: str | Pc | None = None,
     ) -> None:
         memory, cpus = index(memory), index(cpus)
         if memory % PAGE or not PAGE <= memory <= MEMORY_MAX:
@@ -66,10 +69,16 @@ class Machine(Board):
         for name, value, known in (("kprobes", kprobes, KPROBES), ("kernel", kernel, KERNELS), ("cpu", cpu, CPUS)):
             if value not in known:
                 raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, known))}")
+        self.pc = board_of(board)
+        if self.pc is not None:
+            if cpus != 1:
+                raise ValueError(f"cpus={cpus}: a PC's board has no APIC, which further CPUs would need")
+            kernel = None
         self.memory_size = memory
         self.kprobes_mode = kprobes
         self.cpu_model = cpu
-        self._core = Core(memory // PAGE, cpus, kernel, kprobes, bool(optimize), cpu)
+        self._core = Core(memory // PAGE, cpus, kernel, kprobes, bool(optimize), cpu, self.pc)
+        self._console = Console(self) if self.pc else None
         self.regs = Registers(self._core)
         self.fpu = Fpu(self._core)
         self.sse = Sse(self._core, cpu)
@@ -363,6 +372,8 @@ class Machine(Board):
                 size = RUN_SLICE if left is None else min(RUN_SLICE, left)
                 before = self._core.icount
                 reason = self._core.run(size)
+                if self._console is not None:
+                    self._console.pump()
                 if reason == STOPPED_BY_PYTHON:
                     self._core.take_stop()
                     return self._stop(StopReason.STOPPED)

@@ -358,3 +358,17 @@ def test_flat_images_load_as_before(m: Machine) -> None:
     assert (image.base, m.memory.read(0x7C00, 2)) == (0x7C00, b"\x40\xf4")
     with pytest.raises(MemoryFault):
         m.memory.read(RAM, 1)
+
+
+def test_memory_is_seen_through_the_guests_page_tables():
+    with Machine(kernel=None, memory=1 << 20) as m:
+        m.memory.write_u32(0x1000 + 4 * 0x300, 0x2003)  # linear C0000000h: table at 2000h
+        m.memory.write_u32(0x1000, 0x3003)
+        m.memory.write_u32(0x2000, 0x5003)
+        m.memory.write_u32(0x3000 + 4 * 5, 0x5003)
+        m.memory.write(0x5000, b"page five")
+        m.regs.cr3 = 0x1000
+        m.regs.cr0 = 0x80000011
+        assert m.memory.read(0xC0000000, 9) == b"page five" == m.memory.read(0x5000, 9)
+        assert m.memory.is_mapped(0xC0000000, 0x1000) and not m.memory.is_mapped(0xC0001000)
+        assert not m.memory.is_mapped(0x6000)

@@ -1,0 +1,1 @@
+"""Linux as a guest: boot protocol, console, initial RAM file systems, symbols."""
