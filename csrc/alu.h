@@ -22,7 +22,7 @@ ALWAYS_INLINE struct alu alu_add(u32 x, u32 y, u32 shift, bool cf)
 
 ALWAYS_INLINE struct alu alu_adc(u32 x, u32 y, u32 shift, bool cf)
 {
-    return ALU_RESULT(x + y + cf, x, FC_ADD + cf, shift);
+    return cf ? ALU_RESULT(x + y + 1, x, FC_ADC, shift) : ALU_RESULT(x + y, x, FC_ADD, shift);
 }
 
 ALWAYS_INLINE struct alu alu_sub(u32 x, u32 y, u32 shift, bool cf)
@@ -33,9 +33,8 @@ ALWAYS_INLINE struct alu alu_sub(u32 x, u32 y, u32 shift, bool cf)
 
 ALWAYS_INLINE struct alu alu_sbb(u32 x, u32 y, u32 shift, bool cf)
 {
-    return ALU_RESULT(x - y - cf, x, FC_SUB + cf, shift);
+    return cf ? ALU_RESULT(x - y - 1, x, FC_SBB, shift) : ALU_RESULT(x - y, x, FC_SUB, shift);
 }
-_Static_assert(FC_ADC == FC_ADD + 1 && FC_SBB == FC_SUB + 1, "adc and sbb add the carry to the class");
 
 ALWAYS_INLINE struct alu alu_and(u32 x, u32 y, u32 shift, bool cf)
 {

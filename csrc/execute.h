@@ -50,6 +50,9 @@ REGISTER_HANDLERS(DECLARE)
 /* execute_fpu.c: the handler of an x87 instruction with flat memory if any, or NULL. Arguments as of fpu_defined. */
 op_handler *fpu_hot(unsigned escape, bool mem, unsigned reg, unsigned rm);
 
+/* execute_combined.c: the handler that does both, or NULL; last may be a combined one. */
+op_handler *combined(op_handler *first, op_handler *last);
+
 /* Run decoded code from op until something needs the run loop: cpu->leave says what. */
 void execute(struct cpu *cpu, const struct op *op);
 
@@ -89,9 +92,20 @@ ALWAYS_INLINE struct tlb_entry *tlb_entry_of(struct tlb_entry *tlb, u32 lin)
 
 #ifndef SLOW_TWINS
 
+/* In execute_combined.c a handler is a text that goes on with another one, next, if there is one. */
+#ifdef COMBINED
+#define H(name) ALWAYS_INLINE void name##_then(OP_PARAMS, op_handler *next __attribute__((unused)))
+#define NEXT \
+    do { \
+        if (next) \
+            return next(cpu, op + 1, tlb, res, a, kind); \
+        DISPATCH(op + 1, res, a, kind); \
+    } while (0)
+#else
 #define H(name) void name(OP_PARAMS)
-#define MUST_LEAVE false
 #define NEXT DISPATCH(op + 1, res, a, kind)
+#endif
+#define MUST_LEAVE false
 #define GO_SLOW return go_slow(OP_ARGS)
 
 /* Declare var, read from linear address ea. */

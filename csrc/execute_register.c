@@ -127,47 +127,51 @@ H(nop)
     NEXT;
 }
 
-/* Shifts of 32-bit registers; count is 1-31. OF is defined for a count of 1 only; whatever the count, Intel's CPUs
- * tell whether a shift by one changes the sign. */
-ALWAYS_INLINE struct alu shift_left(u32 x, u32 count)
+/* Shifts of registers; count is 1-31. OF is defined for a count of 1 only; whatever the count, Intel's CPUs tell
+ * whether a shift by one changes the sign. x comes zero-extended. */
+ALWAYS_INLINE struct alu shift_result(u32 r, u32 cf, u32 of, u32 shift)
 {
-    u32 r = x << count, cf = (x >> (32 - count)) & 1;
-    return (struct alu){r, {r, cf | (x ^ x << 1) >> 31 << 1, KIND(FC_SHIFT, SHIFT32)}};
+    return (struct alu){r, {r << shift, cf | of << 1, KIND(FC_SHIFT, shift)}};
 }
 
-ALWAYS_INLINE struct alu shift_right(u32 x, u32 count)
+ALWAYS_INLINE struct alu shift_left(u32 x, u32 count, u32 shift)
 {
-    u32 r = x >> count, cf = (x >> (count - 1)) & 1;
-    return (struct alu){r, {r, cf | (x >> 31) << 1, KIND(FC_SHIFT, SHIFT32)}};
+    u32 top = x << shift;
+    return shift_result(x << count, top << (count - 1) >> 31, (top ^ top << 1) >> 31, shift);
 }
 
-ALWAYS_INLINE struct alu shift_arithmetic(u32 x, u32 count)
+ALWAYS_INLINE struct alu shift_right(u32 x, u32 count, u32 shift)
 {
-    u32 r = (u32)((s32)x >> count), cf = (u32)((s32)x >> (count - 1)) & 1;
-    return (struct alu){r, {r, cf, KIND(FC_SHIFT, SHIFT32)}};
+    return shift_result(x >> count, (x >> (count - 1)) & 1, x << shift >> 31, shift);
 }
 
-#define SHIFT_R(name, function) \
-    H(name##_r_i) \
+ALWAYS_INLINE struct alu shift_arithmetic(u32 x, u32 count, u32 shift)
+{
+    s32 s = (s32)(x << shift) >> shift;
+    return shift_result((u32)(s >> count), (u32)(s >> (count - 1)) & 1, 0, shift);
+}
+
+#define SHIFT_R(name, function, W) \
+    H(name##_r_i##W) \
     { \
-        struct alu f = function(REG32(cpu, op->reg), op->imm); \
-        REG32(cpu, op->reg) = f.r; \
+        struct alu f = function(REG(W, op->reg), op->imm, SHIFT##W); \
+        REG(W, op->reg) = (BITS##W)f.r; \
         SET_FLAGS(f); \
         NEXT; \
     } \
-    H(name##_r_cl) \
+    H(name##_r_cl##W) \
     { \
         u32 count = REG8(cpu, 4 * ECX) & 31; \
         if (count) { \
-            struct alu f = function(REG32(cpu, op->reg), count); \
-            REG32(cpu, op->reg) = f.r; \
+            struct alu f = function(REG(W, op->reg), count, SHIFT##W); \
+            REG(W, op->reg) = (BITS##W)f.r; \
             SET_FLAGS(f); \
         } \
         NEXT; \
     }
-SHIFT_R(shl, shift_left)
-SHIFT_R(shr, shift_right)
-SHIFT_R(sar, shift_arithmetic)
+PER_WIDTH(SHIFT_R, shl, shift_left)
+PER_WIDTH(SHIFT_R, shr, shift_right)
+PER_WIDTH(SHIFT_R, sar, shift_arithmetic)
 
 /* OF changes with a count of 1 only. */
 H(rol_r_i)

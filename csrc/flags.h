@@ -4,7 +4,7 @@
  * Three values stand for CF PF AF ZF SF OF: the result, the first operand and
  * the kind of operation. Results and operands of 8 and 16 bits are shifted to
  * the top of the word, so that one formula serves all sizes; the shift is in
- * the kind's low five bits.
+ * the kind's low five bits, the class in the next four, then how CF follows.
  */
 #ifndef PYK_FLAGS_H
 #define PYK_FLAGS_H
@@ -43,8 +43,17 @@ enum flags_class {
     FC_SHIFT,   /* a holds CF in bit 0, OF in bit 1, AF in bit 2; the others follow res */
     FC_EFLAGS,  /* a holds the six flags at their EFLAGS places; res is not used */
 };
-#define KIND(class, shift) ((u32)(class) << 5 | (shift))
-#define KIND_CLASS(kind) ((kind) >> 5)
+#define CARRY_BELOW 1u  /* CF if res < a, if they are equal, if res > a; bit 0 of a */
+#define CARRY_EQUAL 2u
+#define CARRY_ABOVE 4u
+#define CARRY_BIT 8u
+#define CARRY_RULE(class) \
+    ((class) == FC_ADD ? CARRY_BELOW : (class) == FC_ADC ? CARRY_BELOW | CARRY_EQUAL : \
+     (class) == FC_SUB ? CARRY_ABOVE : (class) == FC_SBB ? CARRY_ABOVE | CARRY_EQUAL : \
+     (class) == FC_LOGIC ? 0 : CARRY_BIT)
+#define KIND(class, shift) (CARRY_RULE(class) << 9 | (u32)(class) << 5 | (shift))
+#define KIND_CLASS(kind) ((kind) >> 5 & 15)
+#define KIND_CARRY(kind) ((kind) >> 9)
 #define KIND_SHIFT(kind) ((kind) & 31)
 #define SHIFT8 24u
 #define SHIFT16 16u
@@ -56,16 +65,15 @@ struct lazy_flags {
     u32 kind;
 };
 
+/* No branches: INC and DEC need it, whatever was before them. */
 ALWAYS_INLINE bool flags_cf(u32 res, u32 a, u32 kind)
 {
-    switch (KIND_CLASS(kind)) {
-    case FC_ADD: return res < a;
-    case FC_ADC: return res <= a;
-    case FC_SUB: return res > a;
-    case FC_SBB: return res >= a;
-    case FC_LOGIC: return false;
-    default: return a & 1;
-    }
+    u32 rule = KIND_CARRY(kind);
+    if (__builtin_constant_p(rule))
+        return (rule & CARRY_BELOW && res < a) || (rule & CARRY_EQUAL && res == a) || (rule & CARRY_ABOVE && res > a) ||
+               (rule & CARRY_BIT && a & 1);
+    u32 order = 1u + (res > a) - (res < a);
+    return (rule >> order | (rule >> 3 & a)) & 1;
 }
 
 ALWAYS_INLINE bool flags_zf(u32 res, u32 a, u32 kind)

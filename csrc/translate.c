@@ -142,13 +142,28 @@ void translate_probe(struct translation *t)
     append_exit(t, t->eip, 0);
 }
 
+/* Frequent sequences of ops get one handler, the last ones first: a branch that shares its handler with few others
+ * is predicted better. The slot behind the last op is its exit. */
+static void combine(struct translation *t)
+{
+    op_handler *fn, *last = NULL;
+    for (unsigned i = t->n - 1; i-- > 0; last = fn) {
+        fn = last ? combined(t->ops[i].fn, last) : NULL;
+        if (fn)
+            t->ops[i].fn = fn;
+        else
+            fn = t->ops[i].fn;
+    }
+}
+
 void translate_end(struct translation *t)
 {
-    if (t->ended)
-        return;
-    struct insn in = {.size = 4, .base = NO_REG, .index = NO_REG};
-    append(t, &in, jmp);
-    append_exit(t, t->eip, t->eip);
-    /* The jump is not an instruction of the guest. */
-    ((struct block_exit *)&t->ops[t->n - 1])->count = (u8)t->count;
+    if (!t->ended) {
+        struct insn in = {.size = 4, .base = NO_REG, .index = NO_REG};
+        append(t, &in, jmp);
+        append_exit(t, t->eip, t->eip);
+        /* The jump is not an instruction of the guest. */
+        ((struct block_exit *)&t->ops[t->n - 1])->count = (u8)t->count;
+    }
+    combine(t);
 }

@@ -202,15 +202,16 @@ void do_imul(struct translation *t, const struct insn *in)
 
 void do_shift(struct translation *t, const struct insn *in)
 {
-    static op_handler *const by_imm[8] = {rol_r_i, ror_r_i, NULL, NULL, shl_r_i, shr_r_i, shl_r_i, sar_r_i};
-    static op_handler *const by_cl[8] = {NULL, NULL, NULL, NULL, shl_r_cl, shr_r_cl, shl_r_cl, sar_r_cl};
+    static op_handler *const by_imm[8][3] = {{[2] = rol_r_i}, {[2] = ror_r_i}, {NULL}, {NULL},
+        TABLE3(shl_r_i), TABLE3(shr_r_i), TABLE3(shl_r_i), TABLE3(sar_r_i)};
+    static op_handler *const by_cl[8][3] = {[4] = TABLE3(shl_r_cl), TABLE3(shr_r_cl), TABLE3(shl_r_cl), TABLE3(sar_r_cl)};
     bool cl = in->row.arg == SHIFT_BY_CL;
     u32 count = in->row.arg == SHIFT_BY_1 ? 1 : in->imm & 31;
-    op_handler *fn = cl ? by_cl[in->reg] : by_imm[in->reg];
+    op_handler *fn = (cl ? by_cl : by_imm)[in->reg][log2_size(in->size)];
     struct op *op;
-    if (in->size == 4 && !in->mem && fn) {
+    if (!in->mem && fn) {
         op = append(t, in, cl || count ? fn : nop);
-        op->reg = op->rm;
+        op->reg = reg_offset(in->rm, in->size);
     } else {
         op = append_callout(t, in, CALLOUT_rotate_shift);
         op->reg = cl ? 4 * ECX : ZERO_REG;

@@ -13,9 +13,9 @@
 #define CLOCK_PROCESS_CPUTIME_ID 2
 
 typedef u32 work(u32 rounds);
-work mixed, checksum_work, sort_work, sieve_work, call_work, x87_work, sse2_work, packed_work;
+work mixed, checksum_work, sort_work, sieve_work, call_work, core_work, x87_work, sse2_work, packed_work;
 static work *const works[] = {
-    mixed, checksum_work, sort_work, sieve_work, call_work, x87_work, sse2_work, packed_work,
+    mixed, checksum_work, sort_work, sieve_work, call_work, core_work, x87_work, sse2_work, packed_work,
 };
 
 static u32 system_call(u32 number, u32 a, const void *b, u32 c)

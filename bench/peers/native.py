@@ -6,7 +6,7 @@ import struct
 import subprocess
 from pathlib import Path
 
-WORKS = ("mixed", "checksum_work", "sort_work", "sieve_work", "call_work")
+WORKS = ("mixed", "checksum_work", "sort_work", "sieve_work", "call_work", "core_work")
 FLOAT_WORKS = ("x87_work", "sse2_work", "packed_work")
 
 
