@@ -18,7 +18,7 @@
 
 #define P(opcode, feature, name) sse_integer name; op_handler name##_mm_r, name##_mm_m;
 #define V(opcode, prefix, feature, name) sse_integer name; op_handler name##_xmm_r, name##_xmm_m;
-#define I(opcode, reg, name) sse_integer name; op_handler name##_mm_r, name##_xmm_r;
+#define I(opcode, reg, name) sse_integer name##_i64, name##_i128; op_handler name##_i64_r, name##_i128_r;
 #define R(opcode, prefix, feature, reg, rm, flags, name, handler) sse_integer name;
 #define M(opcode, prefix, feature, reg, size, flags, name, handler) sse_integer name;
 #define S(opcode, prefix, feature, reg, rm, mem, name) sse_special sse_##name;
@@ -42,8 +42,8 @@ op_handler load16, load8, load4, load_low, load_high, store16, store16_aligned, 
 #define P(opcode, need, name) BOTH(opcode, NP, need, MM, 8, name, name##_mm)
 #define V(opcode, prefix, need, name) BOTH(opcode, prefix, need, XMM, 16, name, name##_xmm)
 #define I(opcode, reg_field, name) \
-    [KEY(GROUP(opcode, reg_field), NP, 0)] = {{.integer = name}, name##_mm_r, FEATURE_MMX, AT_NONE, AT_MM, 0, SSE_TO_RM}, \
-    [KEY(GROUP(opcode, reg_field), 66, 0)] = {{.integer = name}, name##_xmm_r, FEATURE_SSE2, AT_NONE, AT_XMM, 0, SSE_TO_RM},
+    [KEY(GROUP(opcode, reg_field), NP, 0)] = {{.integer = name##_i64}, name##_i64_r, FEATURE_MMX, AT_NONE, AT_MM, 0, SSE_TO_RM}, \
+    [KEY(GROUP(opcode, reg_field), 66, 0)] = {{.integer = name##_i128}, name##_i128_r, FEATURE_SSE2, AT_NONE, AT_XMM, 0, SSE_TO_RM},
 #define R(opcode, prefix, need, at, rm_at, how, name, fast) \
     [KEY(opcode, prefix, 0)] = {{.integer = name}, fast, FEATURE(need), AT(at), AT(rm_at), 0, how},
 #define M(opcode, prefix, need, at, bytes, how, name, fast) \

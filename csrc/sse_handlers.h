@@ -1,9 +1,9 @@
 /*
  * sse_handlers.h: how operations of sse.def and their handlers are written.
  *
- * An operation is an inline function name_on; EXPORT makes the function that
- * its rows name, P_HANDLERS and V_HANDLERS what executes it directly on MMX
- * and XMM registers. These do the common case only: nothing in the way of the
+ * An operation is an inline function name_on that reads and writes 8 or 16
+ * bytes, as its name says; EXPORT makes the function that its rows name,
+ * P_HANDLERS and V_HANDLERS what executes it directly on MMX and XMM registers. These do the common case only: nothing in the way of the
  * instruction, and memory, if any, in the TLB, flat and aligned. Everything
  * else is insn_sse's (sse.c).
  */
@@ -21,33 +21,30 @@
         name##_on(d, s, imm); \
     }
 
-/* One expression for whole registers x and y of a vector type. */
-#define WHOLE(name, type, expr) \
+#define ON_WHOLE(name, bits, lane, expr) \
     OPERATION(name) \
     { \
-        type x, y, r; \
+        typedef u##lane T __attribute__((vector_size((bits) / 8))); \
+        typedef s##lane S __attribute__((vector_size((bits) / 8), unused)); \
+        T x, y, r; \
         (void)imm; \
-        memcpy(&x, d, 16); \
-        memcpy(&y, s, 16); \
-        r = (type)(expr); \
-        memcpy(d, &r, 16); \
-    } \
-    EXPORT(name)
+        memcpy(&x, d, (bits) / 8); \
+        memcpy(&y, s, (bits) / 8); \
+        r = (T)(expr); \
+        memcpy(d, &r, (bits) / 8); \
+    }
+#define WHOLE_OF(name, bits, lane, expr) ON_WHOLE(name##bits, bits, lane, expr) EXPORT(name##bits)
+/* One expression for whole registers x and y, vectors T of unsigned lanes; S is the same with signed ones. */
+#define WHOLE(name, lane, expr) \
+    WHOLE_OF(name, 64, lane, expr) P_HANDLERS(name##64) WHOLE_OF(name, 128, lane, expr) V_HANDLERS(name##128)
 
-/* One expression for lanes x and y of a field of union lanes, computed in int unless said otherwise. */
-#define EACH_AS(name, field, n, type, expr) \
-    OPERATION(name) \
-    { \
-        union lanes a = *d, b = *s; \
-        (void)imm; \
-        for (unsigned i = 0; i < (n); i++) { \
-            type x = a.field[i], y = b.field[i]; \
-            a.field[i] = (__typeof__(a.field[0]))(expr); \
-        } \
-        *d = a; \
-    } \
-    EXPORT(name)
-#define EACH(name, field, n, expr) EACH_AS(name, field, n, int, expr)
+/* Both halves in one store: the host forwards it to the next instruction, which loads 16 bytes. */
+typedef u64 u64x2 __attribute__((vector_size(16)));
+ALWAYS_INLINE void lanes_put(union lanes *d, u64 low, u64 high)
+{
+    u64x2 r = {low, high};
+    memcpy(d, &r, 16);
+}
 
 #define BY_CALLOUT return callout_op(OP_ARGS)
 #define MMX_BLOCKED unlikely((cpu->cr0 & (CR0_EM | CR0_TS)) | (cpu->fpu.status & FPU_ES))
@@ -93,11 +90,13 @@
         NEXT; \
     }
 
-#define ON_MMX(name, offset) \
+/* Only the eight bytes of a significand are read and written, so that the host can forward them from one instruction
+ * to the next. */
+#define ON_MMX(name, offset, s) \
     do { \
-        union lanes d_ = {{MM(offset)->mant, 0}}; \
-        name##_on(&d_, &s, IMM8); \
-        mmx_put(&cpu->fpu, offset, d_.q[0]); \
+        name##_on((union lanes *)MM(offset), s, IMM8); \
+        mmx_enter(&cpu->fpu); \
+        MM(offset)->se = 0xFFFF; \
         NEXT; \
     } while (0)
 #define P_HANDLERS(name) \
@@ -105,34 +104,27 @@
     { \
         if (MMX_BLOCKED) \
             BY_CALLOUT; \
-        union lanes s = {{MM(op->rm)->mant, 0}}; \
-        ON_MMX(name, op->reg); \
+        ON_MMX(name, op->reg, (const union lanes *)MM(op->rm)); \
     } \
     H(name##_mm_m) \
     { \
         if (MMX_BLOCKED) \
             BY_CALLOUT; \
         OPERAND(s, 8, 0); \
-        ON_MMX(name, op->reg); \
+        ON_MMX(name, op->reg, &s); \
     }
-#define PV_HANDLERS(name) P_HANDLERS(name) V_HANDLERS(name)
 
 /* Shifts by the immediate. */
-#define I_HANDLERS(name) \
-    H(name##_mm_r) \
+#define I_HANDLERS(name, unit) \
+    H(name##_r) \
     { \
-        const union lanes s = {{0, 0}}; \
-        if (MMX_BLOCKED) \
+        if (unit##_BLOCKED) \
             BY_CALLOUT; \
-        ON_MMX(name, op->rm); \
-    } \
-    H(name##_xmm_r) \
-    { \
-        const union lanes s = {{0, 0}}; \
-        if (SSE_BLOCKED) \
-            BY_CALLOUT; \
-        name##_on(XMM(op->rm), &s, IMM8); \
-        NEXT; \
+        unit##_SHIFT(name); \
     }
+#define MMX_SHIFT(name) ON_MMX(name, op->rm, NULL)
+#define SSE_SHIFT(name) \
+    name##_on(XMM(op->rm), NULL, IMM8); \
+    NEXT
 
 #endif

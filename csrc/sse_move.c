@@ -17,7 +17,9 @@ MOVE(merge4, d->d[0] = s->d[0])
 MOVE(merge8, d->q[0] = s->q[0])
 MOVE(high_to_low, d->q[0] = s->q[1])
 MOVE(low_to_high, d->q[1] = s->q[0])
-PV_HANDLERS(move)
+MOVE(move64, d->q[0] = s->q[0])
+P_HANDLERS(move64)
+V_HANDLERS(move)
 
 #define MOVE_R(name, statement) \
     H(name) \
@@ -98,80 +100,80 @@ WORDS(128, 7)
 /* --- shuffles --------------------------------------------------------------------------------------------- */
 
 #define PICK(imm, i) ((imm) >> 2 * (i) & 3)
-#define SHUFFLE(name, field, first) \
-    OPERATION(name) \
-    { \
-        union lanes a = *s; \
-        *d = a; \
-        for (unsigned i = 0; i < 4; i++) \
-            d->field[(first) + i] = a.field[(first) + PICK(imm, i)]; \
-    } \
-    EXPORT(name)
-SHUFFLE(pshufw, w, 0)
-P_HANDLERS(pshufw)
-SHUFFLE(pshuflw, w, 0)
-V_HANDLERS(pshuflw)
-SHUFFLE(pshufhw, w, 4)
-V_HANDLERS(pshufhw)
-SHUFFLE(pshufd, d, 0)
-V_HANDLERS(pshufd)
-
-OPERATION(shufps)
+ALWAYS_INLINE u64 pick_words(const u16 *from, unsigned imm)
 {
-    union lanes a = *d;
-    for (unsigned i = 0; i < 4; i++)
-        d->d[i] = (i < 2 ? &a : s)->d[PICK(imm, i)];
+    return from[PICK(imm, 0)] | (u64)from[PICK(imm, 1)] << 16 | (u64)from[PICK(imm, 2)] << 32 |
+           (u64)from[PICK(imm, 3)] << 48;
 }
-EXPORT(shufps)
-V_HANDLERS(shufps)
-
-OPERATION(shufpd)
+ALWAYS_INLINE u64 pick_two(const u32 *from, unsigned imm)
 {
-    *d = (union lanes){{d->q[imm & 1], s->q[imm >> 1 & 1]}};
+    return from[PICK(imm, 0)] | (u64)from[PICK(imm, 1)] << 32;
 }
-EXPORT(shufpd)
-V_HANDLERS(shufpd)
-
-/* Lanes of d and s in turn, n of each from the first one on. */
-#define UNPACK(name, field, n, first) \
+#define SHUFFLE(name, low, high) \
     OPERATION(name) \
     { \
-        union lanes a = *d, b = *s; \
-        (void)imm; \
-        for (unsigned i = 0; i < (n); i++) { \
-            d->field[2 * i] = a.field[(first) + i]; \
-            d->field[2 * i + 1] = b.field[(first) + i]; \
-        } \
+        lanes_put(d, low, high); \
     } \
-    EXPORT(name)
-#define UNPACK_BOTH(low, high, field, n) \
-    UNPACK(low##64, field, (n) / 2, 0) P_HANDLERS(low##64) \
-    UNPACK(high##64, field, (n) / 2, (n) / 2) P_HANDLERS(high##64) \
-    UNPACK(low##128, field, n, 0) V_HANDLERS(low##128) \
-    UNPACK(high##128, field, n, n) V_HANDLERS(high##128)
-UNPACK_BOTH(punpcklbw, punpckhbw, b, 8)
-UNPACK_BOTH(punpcklwd, punpckhwd, w, 4)
-UNPACK_BOTH(punpckldq, punpckhdq, d, 2)
-UNPACK(punpcklqdq, q, 1, 0)
-V_HANDLERS(punpcklqdq)
-UNPACK(punpckhqdq, q, 1, 1)
-V_HANDLERS(punpckhqdq)
+    EXPORT(name) \
+    V_HANDLERS(name)
+SHUFFLE(pshuflw, pick_words(s->w, imm), s->q[1])
+SHUFFLE(pshufhw, s->q[0], pick_words(s->w + 4, imm))
+SHUFFLE(pshufd, pick_two(s->d, imm), pick_two(s->d, imm >> 4))
+SHUFFLE(shufps, pick_two(d->d, imm), pick_two(s->d, imm >> 4))
+SHUFFLE(shufpd, d->q[imm & 1], s->q[imm >> 1 & 1])
 
-/* n lanes of d, then n of s, saturated to half their width. */
-#define PACK(name, to, from, n, low, high) \
-    OPERATION(name) \
+OPERATION(pshufw64)
+{
+    d->q[0] = pick_words(s->w, imm);
+}
+EXPORT(pshufw64)
+P_HANDLERS(pshufw64)
+
+/* n lanes of d and s in turn, from the first one on. */
+#define UNPACK(name, bits, lane, first) \
+    OPERATION(name##bits) \
     { \
-        union lanes a = *d, b = *s; \
+        lane a[(bits) / 8 / sizeof(lane)], b[(bits) / 8 / sizeof(lane)], r[(bits) / 8 / sizeof(lane)]; \
         (void)imm; \
-        for (unsigned i = 0; i < 2 * (n); i++) { \
-            s32 v = i < (n) ? a.from[i] : b.from[i - (n)]; \
-            d->to[i] = (__typeof__(d->to[0]))(v < (low) ? (low) : v > (high) ? (high) : v); \
+        memcpy(a, d, (bits) / 8); \
+        memcpy(b, s, (bits) / 8); \
+        for (unsigned i = 0; i < sizeof(r) / sizeof(*r) / 2; i++) { \
+            r[2 * i] = a[(first) + i]; \
+            r[2 * i + 1] = b[(first) + i]; \
         } \
+        memcpy(d, r, (bits) / 8); \
     } \
-    EXPORT(name)
-#define PACK_BOTH(name, to, from, n, low, high) \
-    PACK(name##64, to, from, (n) / 2, low, high) P_HANDLERS(name##64) \
-    PACK(name##128, to, from, n, low, high) V_HANDLERS(name##128)
-PACK_BOTH(packsswb, sb, sw, 8, -0x80, 0x7F)
-PACK_BOTH(packuswb, b, sw, 8, 0, 0xFF)
-PACK_BOTH(packssdw, sw, sd, 4, -0x8000, 0x7FFF)
+    EXPORT(name##bits)
+#define UNPACK_ALL(low, high, lane) \
+    UNPACK(low, 64, lane, 0) P_HANDLERS(low##64) \
+    UNPACK(high, 64, lane, 4 / sizeof(lane)) P_HANDLERS(high##64) \
+    UNPACK(low, 128, lane, 0) V_HANDLERS(low##128) \
+    UNPACK(high, 128, lane, 8 / sizeof(lane)) V_HANDLERS(high##128)
+UNPACK_ALL(punpcklbw, punpckhbw, u8)
+UNPACK_ALL(punpcklwd, punpckhwd, u16)
+UNPACK_ALL(punpckldq, punpckhdq, u32)
+UNPACK(punpcklqdq, 128, u64, 0)
+V_HANDLERS(punpcklqdq128)
+UNPACK(punpckhqdq, 128, u64, 1)
+V_HANDLERS(punpckhqdq128)
+
+/* All lanes of d, then of s, saturated to half their width. */
+#define PACK(name, bits, to, from, low, high) \
+    OPERATION(name##bits) \
+    { \
+        from a[2 * (bits) / 8 / sizeof(from)]; \
+        to r[(bits) / 8 / sizeof(to)]; \
+        (void)imm; \
+        memcpy(a, d, (bits) / 8); \
+        memcpy((u8 *)a + (bits) / 8, s, (bits) / 8); \
+        for (unsigned i = 0; i < sizeof(r) / sizeof(*r); i++) \
+            r[i] = (to)(a[i] < (low) ? (low) : a[i] > (high) ? (high) : a[i]); \
+        memcpy(d, r, (bits) / 8); \
+    } \
+    EXPORT(name##bits)
+#define PACK_ALL(name, to, from, low, high) \
+    PACK(name, 64, to, from, low, high) P_HANDLERS(name##64) \
+    PACK(name, 128, to, from, low, high) V_HANDLERS(name##128)
+PACK_ALL(packsswb, s8, s16, -0x80, 0x7F)
+PACK_ALL(packuswb, u8, s16, 0, 0xFF)
+PACK_ALL(packssdw, s16, s32, -0x8000, 0x7FFF)

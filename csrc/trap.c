@@ -41,7 +41,8 @@ static bool makes_double(enum severity first, enum severity second)
 /* Vectors whose exceptions are faults, reported before the instruction: their frame shows RF set, so that
  * the restart passes an instruction breakpoint (SDM vol. 3, 17.3.1.1). #DB is never among them. */
 #define FAULT_CLASS (1u << T_DIVIDE | 1u << T_BOUND | 1u << T_ILLOP | 1u << T_DEVICE | 1u << T_DBLFLT | 1u << T_TSS | \
-                     1u << T_SEGNP | 1u << T_STACK | 1u << T_GPFLT | 1u << T_PGFLT | 1u << T_FPERR | 1u << T_ALIGN)
+                     1u << T_SEGNP | 1u << T_STACK | 1u << T_GPFLT | 1u << T_PGFLT | 1u << T_FPERR | 1u << T_ALIGN | \
+                     1u << T_SIMD)
 
 static u32 flags_image(const struct cpu *cpu, const struct event *ev)
 {
