@@ -150,8 +150,8 @@ class Frame:
 class Guest:
     """Ring 0 code at CODE with tables of its own, reached by guest code from where a fresh machine starts."""
 
-    def __init__(self, kprobes: str | None = None) -> None:
-        self.m = Machine(memory=MEMORY, kprobes=kprobes)
+    def __init__(self, kprobes: str | None = None, cpu: str = "p4") -> None:
+        self.m = Machine(memory=MEMORY, kprobes=kprobes, cpu=cpu)
         for selector, access in ((K_CS, CODE_RX), (K_DS, DATA_RW), (CONFORMING, CODE_CONFORMING)):
             self.descriptor(selector, 0, 0xFFFFF, access)
         for ring, code, data in ((3, U_CS, U_DS), (1, R1_CS, R1_DS)):

@@ -4,7 +4,7 @@ import pytest
 
 from .oracle.checks import need_native
 from .oracle.ours import Ours
-from .oracle.sse import FORMS, differences
+from .oracle.sse import FORMS, differences, executable, sequence_differences
 
 CASES = 24
 
@@ -19,3 +19,9 @@ def engine():
 def test_form(engine, form):
     found = differences(form, CASES, engine)
     assert not found, f"{len(found)} cases differ\n" + "\n".join(found[:4])
+
+
+def test_sequences(engine):
+    assert len(executable(engine)) > 280
+    found = sequence_differences(250, 60, engine)
+    assert not found, f"{len(found)} programs differ\n" + "\n".join(found[:4])

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pykprobes import Machine
 
 from . import native
-from .case import ARITH, CODE, DATA, FAULT, READONLY, REGIONS, STACK_TOP, Case, Result
+from .case import ARITH, CODE, DATA, FAULT, READONLY, REGIONS, STACK_TOP, UNTIL, Case, Result
 from .ours import Ours
 from .undefined import SSE_NEWER, SSE_ROWS, VENDOR
 from .x87 import VALUES as X87_VALUES
@@ -213,6 +213,55 @@ def cases(form: Form, count: int, seed: object = 0) -> Iterator[Case]:
             code += bytes([rng.getrandbits(8) if high else rng.choice((*range(18), 31, 32, 63, 64, 255))])
         eflags = 0x202 | rng.getrandbits(12) & ARITH
         yield Case(code, regs, eflags, patches=patches, max_steps=2, notes=address, fpu=_image(rng, form))
+
+
+_WHOLE = Form(0, "", -1, False)
+"""Stands for a sequence."""
+
+
+def _in_sequence(rng: random.Random, form: Form) -> bytes:
+    """An instruction of a form with registers, or with aligned memory at esi."""
+    reg = form.reg if form.reg >= 0 else rng.choice((0, 1, 2, 3, 5, 7))
+    rm = rng.choice((0, 1, 3, 5))
+    modrm = bytes([0x46 | reg << 3, 16 * rng.randrange(8)]) if form.mem else bytes([0xC0 | reg << 3 | rm])
+    immediate = bytes([rng.choice((0, 1, 3, 8, 0x1B, 0x4E, 0xE4))]) if form.opcode in IMMEDIATE else b""
+    return PREFIXES[form.prefix] + bytes([0x0F, form.opcode]) + modrm + immediate
+
+
+def sequences(forms: list[Form], count: int, length: int, seed: object = 0) -> Iterator[Case]:
+    """Random programs of instructions of these forms."""
+    rng = random.Random(f"sequence {seed}")
+    for _ in range(count):
+        chosen = [rng.choice(forms) for _ in range(length)]
+        code = b"".join(_in_sequence(rng, form) for form in chosen)
+        regs = [rng.getrandbits(32) for _ in range(8)]
+        regs[4], regs[6] = STACK_TOP, DATA + 0x40
+        image = bytearray(_image(rng, _WHOLE))
+        struct.pack_into("<HH", image, 0, 0x37F, rng.randrange(8) << 11)
+        patches = [(DATA + 0x40 + 16 * i, lanes(rng, _WHOLE)) for i in range(9)]
+        yield Case(code, regs, 0x202, patches=patches, max_steps=length + 1, fpu=bytes(image))
+
+
+def executable(engine: Ours) -> list[Form]:
+    """Forms of integers and moves that exist, for sequences."""
+    found = []
+    for form in FORMS:
+        if form.opcode in (*FLOATS, 0x77, 0xAE, 0xF7):
+            continue
+        case = next(iter(sequences([form], 1, 1)))
+        engine.load(case)
+        load(engine.machine, case.fpu)
+        engine.machine.regs.cr0 &= ~0xC
+        if engine.run(case)[0] == UNTIL:
+            found.append(form)
+    return found
+
+
+def sequence_differences(count: int, length: int, engine: Ours, seed: object = 0) -> list[str]:
+    """Differences at the ends of random programs."""
+    programs = sequences(executable(engine), count, length, seed)
+    found = [difference(_WHOLE, case, result, engine) for case, result in native.run_batches(programs)]
+    return [text for text in found if text]
 
 
 def load(machine: Machine, image: bytes) -> None:
