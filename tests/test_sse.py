@@ -1,4 +1,4 @@
-"""MMX and SSE around their operations: when they exist, alignment, page ends, devices, watches, probes, the Python view."""
+"""MMX and SSE around their operations: availability, exceptions, memory, devices, watches, probes, the Python view."""
 
 from __future__ import annotations
 
@@ -120,6 +120,80 @@ def test_lock(g: Guest, code: str) -> None:
 @pytest.mark.parametrize("code", ["0ffcc1", "660ffcc1", "0fae06", "0fae1e", "0f77"])
 def test_all_rings(g: Guest, code: str, ring: int) -> None:
     g.passes(operand(g, code), ring=ring)
+
+
+# Floating-point exceptions (SDM vol. 1, 11.5)
+
+ONE, INFINITY, QNAN, TINY = 0x3F800000, 0x7F800000, 0x7FC00000, 1
+IE, DE, ZE, OE, UE, PE = (1 << n for n in range(6))
+UNMASKED = [
+    ("0f5ec1", (ONE, 0), ZE, ZE),  # divps
+    ("f30f5ec1", (ONE, 0), ZE, ZE),
+    ("0f5c0e", (INFINITY, INFINITY), IE, IE),  # subps xmm1, [esi]
+    ("0f58c1", (TINY, ONE), DE, DE),
+    ("0f5906", (0x7F7FFFFF, 0x7F7FFFFF), OE, OE | PE),
+    ("0f59c1", (0x00800001, 0x3F000001), UE, UE | PE),
+    ("0f58c1", (ONE, 0x33000001), PE, PE),
+    ("0f2fc1", (QNAN, ONE), IE, IE),  # comiss
+    ("f30f2dc1", (INFINITY, INFINITY), IE, IE),  # cvtss2si
+    ("0f2dc1", (INFINITY, INFINITY), IE, IE),  # cvtps2pi
+]
+
+
+def prepare(g: Guest, operands: tuple[int, int], mask: int) -> None:
+    a, b = operands
+    g.m.sse.xmm[0], g.m.sse.xmm[1] = imm(a) + imm(ONE) * 3, imm(b) + imm(ONE) * 3
+    g.m.memory.write(DATA, imm(b) + imm(ONE) * 3)
+    g.m.sse.mxcsr = 0x1F80 & ~(mask << 7)
+    g.m.regs.eax, g.m.regs.eflags = 0x12345678, FIXED | CF | OF | SF
+
+
+@pytest.mark.parametrize(("code", "operands", "mask", "flags"), UNMASKED)
+def test_unmasked_exceptions(g: Guest, code: str, operands: tuple[int, int], mask: int, flags: int) -> None:
+    """#XM at the instruction, or #UD where the system does not know of it; MXCSR says why, and nothing else changed."""
+    for cr4, vector in ((OSFXSR | OSXMMEXCPT, SIMD_ERROR), (OSFXSR, INVALID)):
+        prepare(g, operands, mask)
+        g.m.regs.esp, g.m.regs.cr4 = STACKS[0], cr4
+        before = list(g.m.sse.xmm), list(g.m.fpu.mm), g.m.regs.eax
+        frame = g.fault(bytes.fromhex(code), vector=vector)
+        assert (list(g.m.sse.xmm), list(g.m.fpu.mm), g.m.regs.eax) == before
+        assert g.m.sse.mxcsr == 0x1F80 & ~(mask << 7) | flags
+        assert frame.eflags & ~RF == FIXED | CF | OF | SF
+        assert frame.eflags & RF  # a fault: the restart passes a code breakpoint
+        g.m.sse.mxcsr = 0x1F80
+        g.m.regs.esp = STACKS[0]
+        g.passes(bytes.fromhex(code))
+        assert g.m.sse.mxcsr & 0x3F in (flags, flags | PE)
+
+
+def test_what_comes_before_simd_exceptions(g: Guest) -> None:
+    divide = bytes.fromhex("0f5e06")
+    prepare(g, (ONE, 0), ZE)
+    g.m.regs.esi = DATA + 4
+    g.fault(divide, vector=PROTECTION, error=0)
+    g.m.regs.esp, g.m.regs.esi, g.m.regs.cr0 = STACKS[0], DATA, g.m.regs.cr0 | TS
+    g.fault(divide, vector=DEVICE)
+    g.m.regs.esp, g.m.regs.cr0 = STACKS[0], g.m.regs.cr0 & ~TS
+    assert g.m.sse.mxcsr == 0x1F80 & ~(ZE << 7)
+    g.fault(divide, vector=SIMD_ERROR)
+
+
+def test_flags_that_are_set_raise_nothing(g: Guest) -> None:
+    """Unlike the x87's, old flags whose mask is taken away are not pending exceptions."""
+    prepare(g, (ONE, ONE), 0)
+    g.m.sse.mxcsr = 0x3F
+    g.passes(bytes.fromhex("0f58c1"))
+    assert g.m.sse.mxcsr == 0x3F
+
+
+def test_the_built_in_kernel_reports_simd_exceptions() -> None:
+    with Machine(memory=MEMORY) as m:
+        m.load(bytes.fromhex("0f5ec1 f4"), at=CODE)
+        m.sse.mxcsr = 0
+        m.sse.xmm[0] = imm(ONE) * 4
+        m.regs.eip = CODE
+        stop = m.run()
+        assert (stop.reason, stop.vector, stop.eip) == (StopReason.TRAP, SIMD_ERROR, CODE)
 
 
 # Alignment and segments
