@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from tests.oracle import float_sequences, native
+from tests.oracle import float_sequences, native, simd
 from tests.oracle.case import Case, Result
 from tests.oracle.checks import COMPARISONS
 from tests.oracle.encode import FORMS
@@ -19,6 +19,7 @@ from tests.oracle.shrink import describe, shrink
 
 BATCH = 500
 FLOAT_BATCH = 100
+SIMD_CASES = 1_000_000
 FORMS_A_BATCH = 2
 
 
@@ -78,6 +79,11 @@ def main() -> int:
                     failures += 1
                     print(f"\n{text}", flush=True)
             done += len(named)
+        operations = simd.declared()
+        text = simd.differences(operations[batch % len(operations)], args.seed + batch, SIMD_CASES)
+        if text:
+            failures += 1
+            print(f"\n{text}", flush=True)
         batch += 1
         print(f"\r{done:,} cases, {failures} failures", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)

@@ -358,12 +358,7 @@ class SseRow(NamedTuple):
 
 
 SSE_ROWS: tuple[SseRow, ...] = (
-    SseRow(
-        "0F AE/0 m",
-        "pointers",
-        AMD,
-        "AMD's FXSAVE stores the last x87 instruction only while one of its exceptions is pending",
-    ),
+    SseRow("0F AE/0 m", "pointers", AMD, "AMD's FXSAVE stores the last x87 instruction only with an exception pending"),
     SseRow("0F AE/0 m", "mask", AMD, "AMD's MXCSR has a bit 17 for misaligned operands, so that MXCSR_MASK has it"),
     SseRow("0F AE/0 m", "cr2", AMD, "the parts of an image are stored in an order of that processor's own"),
     SseRow(
@@ -372,12 +367,7 @@ SSE_ROWS: tuple[SseRow, ...] = (
         "",
         "SDM vol. 2 RCPPS, RSQRTPS: every processor has its own table, with a relative error of 1.5 * 2^-12 at most",
     ),
-    SseRow(
-        "0F 2A m",
-        "x87",
-        AMD,
-        "SDM vol. 2 CVTPI2PS makes the x87 an MMX unit, with memory too, unlike CVTPI2PD; there neither does",
-    ),
+    SseRow("0F 2A m", "x87", AMD, "SDM vol. 2 CVTPI2PS makes the x87 an MMX unit, CVTPI2PD not; there both do not"),
     SseRow("0F F7 r", "faulted", AMD, "there MASKMOVQ makes the x87 an MMX unit before its page fault"),
 )
 
