@@ -12,7 +12,6 @@
 #define EMPTY(n) unlikely(!(cpu->fpu.full >> (n) & 1))
 #define FULL(n) unlikely(cpu->fpu.full >> (n) & 1)
 #define NUMBER(i) fpu_number(&cpu->fpu, i)
-#define EA op_offset(cpu, op)
 
 /* SDM vol. 1, 8.1.8; op->imm is the opcode. */
 ALWAYS_INLINE void done(struct cpu *cpu, const struct op *op)
@@ -25,14 +24,14 @@ ALWAYS_INLINE void done(struct cpu *cpu, const struct op *op)
 ALWAYS_INLINE void done_memory(struct cpu *cpu, const struct op *op)
 {
     done(cpu, op);
-    cpu->fpu.dp = EA;
+    cpu->fpu.dp = EA_bis;
     cpu->fpu.ds = cpu->seg[op->seg].selector;
 }
 
 #define LOAD_FLOAT(W, var) \
     u##W var; \
     do { \
-        u32 lin_ = EA; \
+        u32 lin_ = EA_bis; \
         const struct tlb_entry *entry_ = tlb_entry_of(tlb, lin_); \
         if (unlikely(lin_ - entry_->read_tag > PAGE_SIZE - sizeof(var))) \
             BY_CALLOUT; \
@@ -107,7 +106,7 @@ H(fld_constant)
     H(fst_m##W) \
     { \
         struct fpu *f = &cpu->fpu; \
-        u32 lin = EA; \
+        u32 lin = EA_bis; \
         const struct tlb_entry *entry = tlb_entry_of(tlb, lin); \
         if (BLOCKED || EMPTY(NUMBER(0)) || unlikely(lin - entry->write_tag > PAGE_SIZE - W / 8)) \
             BY_CALLOUT; \

@@ -184,7 +184,7 @@ struct float_parts float_invalid(struct float_env *env);
 
 typedef struct float_parts float_operation(struct float_parts a, struct float_parts b, const struct float_format *format,
                                            struct float_env *env);
-/* b - a is float_add with a.sign turned. float_sqrt takes its operand twice. */
+/* a - b is float_add with b.sign turned. float_sqrt takes its operand twice. */
 float_operation float_add, float_mul, float_div, float_sqrt;
 
 /* floor(sqrt(n)) for n >= 2^126 (2^62); *rest = n - root^2. */
