@@ -93,6 +93,11 @@ def test_a_fault_leaves_everything_alone(g: Guest, code: bytes, size: int) -> No
     assert g.m.memory.read(DATA, 128) == area
 
 
+def test_a_load_of_an_empty_register_to_a_full_stack_is_an_underflow(g: Guest) -> None:
+    g.passes(FNINIT, *[FLD1] * 8, bytes([0xDD, 0xC3]), bytes([0xD9, 0xC3]))
+    assert g.m.fpu.status & 0x241 == 0x41
+
+
 def test_without_ne_the_processor_waits_for_the_interrupt(g: Guest) -> None:
     pending(g)
     g.m.regs.cr0 &= ~NE

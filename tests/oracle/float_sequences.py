@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cache
 
 from . import native, sse, x87
-from .case import ARITH, DATA, FAULT, REGIONS, STACK_TOP, UNTIL, Case, Result
+from .case import ARITH, DATA, FAULT, READONLY, REGIONS, STACK_TOP, UNTIL, Case, Result
 from .ours import Ours
 from .undefined import SSE_ROWS, X87
 
@@ -28,7 +28,7 @@ _SSE_EXCUSED = {name for row in SSE_ROWS for name in row.names.split("; ")}
 _STATE = (0xAE, 0x77, 0xF7, 0xC3)  # MXCSR, EMMS, MASKMOVQ: not what a program does all the time
 SSE_FORMS = tuple(f for f in sse.FORMS if f.name not in _SSE_EXCUSED and f.opcode not in _STATE)
 SSE_FLOATS = tuple(f for f in SSE_FORMS if f.opcode in sse.FLOATS)
-_UNDEFINED = 6  # vector
+UNDEFINED, PAGE_FAULT = 6, 14  # vectors
 
 
 def _memory(rng: random.Random, reg: int, size: int) -> bytes:
@@ -36,6 +36,8 @@ def _memory(rng: random.Random, reg: int, size: int) -> bytes:
     slot = 16 * rng.randrange(SLOTS)
     if size != 16 and rng.random() < 0.2:
         slot += rng.randrange(16)
+    if rng.random() < 0.03:
+        slot += rng.choice((READONLY, sse.FAR)) - AREA
     return bytes([0x80 | reg << 3 | 6]) + struct.pack("<I", slot)
 
 
@@ -57,7 +59,7 @@ def _defined(forms: tuple[sse.Form, ...]) -> tuple[sse.Form, ...]:
     image = _image(random.Random(0), True)
     cases = [Case(_encode(random.Random(0), form), [AREA] * 8, max_steps=1, fpu=image) for form in forms]
     results = native.run(cases)
-    return tuple(form for form, result in zip(forms, results, strict=True) if result.vector != _UNDEFINED)
+    return tuple(form for form, result in zip(forms, results, strict=True) if result.vector != UNDEFINED)
 
 
 def _sse(rng: random.Random) -> bytes:
@@ -129,6 +131,8 @@ def difference(case: Case, result: Result, engine: Ours, steps: bool = False) ->
     got, want = sse.our_state(engine.machine), sse.state_of(result.fpu)
     if got != want:
         return f"\n  ours {got}\n  CPU  {want}"
+    if fault and fault.vector == PAGE_FAULT and fault.address != result.address:
+        return f"{fault}, CPU {result.address:#x}"
     regs, eip, eflags = engine.state()
     if regs != result.regs or eip != result.eip or (eflags ^ result.eflags) & ARITH:
         return f"{engine.state()}, CPU {result.regs} {result.eip:#x} {result.eflags:#x}"
