@@ -30,8 +30,7 @@ ALWAYS_INLINE bool action_run(struct machine *m, struct action **chain, struct f
 /* The CPU that the machine is running. */
 ALWAYS_INLINE u16 hit_cpu(const struct machine *m)
 {
-    (void)m;
-    return 0;
+    return (u16)m->cpu->index;
 }
 
 /* A program's value, sign-extended where it is signed; false if it has none. */

@@ -183,11 +183,13 @@ struct kprobe_stats {
 void machine_ask_stop(machine *m);
 int machine_take_stop(machine *m);
 enum { PROBE_PRE = 1, PROBE_POST = 2, PROBE_FAULT = 4 };   /* which Python handlers there are */
-/* Returns the id >= 0 or -errno: EEXIST, EINVAL (unmapped), ENOSYS, ENOMEM, EDEADLK (2.5.26: from a handler). actions:
- * a chain, NULL behind its last one; or NULL. */
+/* Returns the id >= 0 or -errno: EINVAL (unmapped), ENOSYS, ENOMEM; 2.5.26: EEXIST, EDEADLK (from a handler). actions: a
+ * chain, NULL behind its last one; or NULL. */
 int kprobe_register(machine *m, uint32_t addr, int handlers, struct action **actions);
 /* 0 or -errno (ENOENT: not registered). With 2.5.26 from a handler: EDEADLK. */
 int kprobe_unregister(machine *m, int id);
+/* Its breakpoint goes, unless others at its address want it, or comes back; 0, -ENOENT, -ENOMEM, -ENOSYS (2.5.26). */
+int kprobe_enable(machine *m, int id, int on);
 const struct kprobe_stats *kprobe_stats(machine *m, int id);
 int kprobe_saved_opcode(machine *m, int id);
 /* Bucket of the patch's table for an address, and how many probes each of the 64 buckets holds. */

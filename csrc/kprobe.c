@@ -60,11 +60,68 @@ static int call_pre(struct machine *m, struct kprobe *p, struct frame *f)
     return stop ? -STOP_STOPPED : 0;
 }
 
+/* All probes of an address, those that are registered meanwhile not. Where one lets execution go on elsewhere, it goes,
+ * and where one ends the run the others run first. */
+static COLD int call_each_pre(struct machine *m, struct kprobe *p, struct frame *f)
+{
+    struct kprobe_context *c = kprobe_context(m);
+    u32 end = c->now.end, eip = f->regs.eip;
+    int result = 0;
+
+    while (p && p->stats.number < end && f->regs.eip == eip) {
+        struct kprobe *now = p;
+        u32 number = now->stats.number;
+        int asked = 0;
+
+        kprobe_pin(now);
+        c->now.handled = now;
+        if (!now->disabled)
+            asked = call_pre(m, now, f);
+        c->now.handled = NULL;
+        if (result != -STOP_PYTHON && asked)
+            result = asked;
+        p = kprobe_next_here(m, now, number);
+        kprobe_unpin(m->kprobes, now);
+    }
+    return result;
+}
+
+static int call_post(struct machine *m, struct kprobe *p, struct frame *f)
+{
+    if (p->handlers & PROBE_POST && p->registered && !p->disabled)
+        return call_python(m, p, CALLBACK_POST, 0, f);
+    return 0;
+}
+
+static COLD int call_each_post(struct machine *m, struct kprobe *p, struct frame *f)
+{
+    struct kprobe_context *c = kprobe_context(m);
+    u32 end = c->now.end;
+    int result = 0;
+
+    while (p && p->stats.number < end) {
+        struct kprobe *now = p;
+        u32 number = now->stats.number;
+
+        kprobe_pin(now);
+        c->now.handled = now;
+        if (call_post(m, now, f) == CALLBACK_RAISED)
+            result = CALLBACK_RAISED;
+        c->now.handled = NULL;
+        p = kprobe_next_here(m, now, number);
+        kprobe_unpin(m->kprobes, now);
+    }
+    return result;
+}
+
 /* The lock and the hit that runs. */
 
 static void begin_hit(struct machine *m, struct kprobe *p, u32 status, u32 eflags)
 {
-    kprobe_context(m)->now = (struct kprobe_hit){p, status, eflags & STEP_FLAGS, eflags & STEP_FLAGS, m->cpu->seg[TR]};
+    kprobe_context(m)->now = (struct kprobe_hit){
+        .running = p, .end = m->kprobes->numbers, .shared = p->next_here, .status = status,
+        .old_eflags = eflags & STEP_FLAGS, .saved_eflags = eflags & STEP_FLAGS, .task = m->cpu->seg[TR],
+    };
     kprobe_pin(p);
 }
 
@@ -127,6 +184,28 @@ static void count_miss(struct machine *m, struct kprobe *p, enum miss_cause caus
     p->stats.misses[cause]++;
     p->stats.nmissed++;
     m->cpu->probe_missed = moment_now(m, p);
+}
+
+static void count_misses(struct machine *m, struct kprobe *first, enum miss_cause cause)
+{
+    for (struct kprobe *p = first; p; p = p->next_here)
+        if (!p->disabled)
+            count_miss(m, p, cause);
+}
+
+/* The first of the probes whose hit runs, NULL if handlers took all of them away. */
+static struct kprobe *still_there(const struct machine *m)
+{
+    const struct kprobe_hit *hit = &kprobe_context(m)->now;
+    if (likely(hit->running->registered))
+        return hit->running;
+    return hit->shared ? kprobe_at(m, hit->running->addr) : NULL;
+}
+
+static bool still_armed(const struct machine *m)
+{
+    const struct kprobe *p = still_there(m);
+    return p && p->armed;
 }
 
 /* Vectors 1 and 3 are interrupt gates now: what the old handlers expect. */
@@ -217,7 +296,7 @@ static int nested_hit(struct machine *m, struct kprobe *p, struct frame *f)
     struct kprobe_context *c = kprobe_context(m);
     u32 eip = f->regs.eip - 1;
 
-    count_miss(m, p, MISS_RECURSION);
+    count_misses(m, p, MISS_RECURSION);
     if (!m->kprobes->mends->step_nested || c->nested == KPROBE_NESTING) {
         if (p->opcode == BREAKPOINT_INSTRUCTION)
             return -STOP_LOOP;
@@ -243,7 +322,7 @@ static int first_hit(struct machine *m, struct kprobe *p, struct frame *f)
     if (is_if_modifier(p))
         c->now.saved_eflags &= ~EFLAGS_IF;
     if (!take_resume(m, p))
-        result = call_pre(m, p, f);
+        result = likely(!p->next_here) ? call_pre(m, p, f) : call_each_pre(m, p, f);
     if (result == -STOP_TRAP || result == -STOP_LOOP) {
         f->regs.eip = trap_eip - 1;
         return result;          /* the lock stays held, as after the kernel's oops */
@@ -252,8 +331,8 @@ static int first_hit(struct machine *m, struct kprobe *p, struct frame *f)
         end_hit(m);
         return result ? result : 1;
     }
-    if (result || !p->registered) {
-        if (p->registered)
+    if (result || !still_armed(m)) {
+        if (still_armed(m))
             m->cpu->probe_resume = moment_now(m, p);
         f->regs.eip = trap_eip - 1;
         end_hit(m);
@@ -275,7 +354,7 @@ int kprobe_handler(struct machine *m, struct frame *f)
         return 0;
     }
     addr = trap_address(m, f);
-    p = kprobe_at(m, addr);
+    p = kprobe_armed_at(m, addr);
     if (kprobe_running(m)) {
         if (p)
             return nested_hit(m, p, f);
@@ -296,11 +375,11 @@ int do_int3(struct machine *m, struct frame *f)
 
 /* Trap 1. */
 
-/* Breakpoint back in memory. A probe that a handler unregistered stays away, unless nobody looks. */
+/* Breakpoint back in memory. A probe that a handler unregistered or disabled stays away, unless nobody looks. */
 static void rearm(struct machine *m, const struct kprobe *p, struct frame *f)
 {
     f->regs.eflags &= ~EFLAGS_TF;
-    if (p->registered || !m->kprobes->mends->validate)
+    if (still_armed(m) || !m->kprobes->mends->validate)
         kprobe_write(m, p->addr, BREAKPOINT_INSTRUCTION);
 }
 
@@ -342,13 +421,13 @@ static void finish_step(struct machine *m, struct frame *f)
 int post_kprobe_handler(struct machine *m, struct frame *f)
 {
     struct kprobe_hit *hit = &kprobe_context(m)->now;
-    struct kprobe *p = hit->running;
     bool raised = false, stepped = hit->saved_eflags & EFLAGS_TF;
+    struct kprobe *p = still_there(m);
 
-    if (hit->status != KPROBE_REENTER && p->handlers & PROBE_POST && p->registered) {
+    if (hit->status != KPROBE_REENTER && p && (p->handlers & PROBE_POST || p->next_here)) {
         if (m->kprobes->mends->step_done)
             hit->status = KPROBE_HIT_SSDONE;
-        raised = call_python(m, p, CALLBACK_POST, 0, f) == CALLBACK_RAISED;
+        raised = (p->next_here ? call_each_post : call_post)(m, p, f) == CALLBACK_RAISED;
     }
     finish_step(m, f);
     if (raised)
@@ -422,29 +501,47 @@ static void abandon_step(struct machine *m, struct frame *f)
 
     rearm(m, hit->running, f);
     f->regs.eflags |= hit->old_eflags;
-    hit->running->stats.misses[MISS_FAULT_RESTART]++;
+    for (struct kprobe *p = still_there(m); p; p = p->next_here)
+        p->stats.misses[MISS_FAULT_RESTART] += !p->disabled;
     end_hit(m);
+}
+
+/* The fault_handler of the probe whose handler runs; while the instruction is stepped all of them, until one claims. */
+static int call_fault(struct machine *m, int trapnr, struct frame *f)
+{
+    const struct kprobe_hit *hit = &kprobe_context(m)->now;
+    struct kprobe *p = hit->handled, *next;
+    bool all = !p;
+    u32 end = hit->end;
+    int handled = 0;
+
+    p = all ? still_there(m) : p->registered ? p : NULL;
+    for (; p && !handled && p->stats.number < end; p = next) {
+        u32 number = p->stats.number;
+        kprobe_pin(p);
+        if (p->handlers & PROBE_FAULT && !p->disabled)
+            handled = call_python(m, p, CALLBACK_FAULT, (u32)trapnr, f);
+        next = all ? kprobe_next_here(m, p, number) : NULL;
+        kprobe_unpin(m->kprobes, p);
+    }
+    return handled;
 }
 
 int kprobe_fault(struct machine *m, struct frame *f, int trapnr)
 {
     const struct kprobe_hit *hit;
-    struct kprobe *p;
-    int result = 0;
+    int result = 0, handled;
 
     if (!m->kprobes || !kprobe_running(m))
         return 0;
     hit = &kprobe_context(m)->now;
     while (hit->status == KPROBE_REENTER)
         abandon_step(m, f);
-    p = hit->running;
-    if (p->handlers & PROBE_FAULT && p->registered) {
-        int handled = call_python(m, p, CALLBACK_FAULT, (u32)trapnr, f);
-        if (handled == CALLBACK_RAISED)
-            result = -STOP_PYTHON;
-        else if (handled)
-            return 1;
-    }
+    handled = call_fault(m, trapnr, f);
+    if (handled == CALLBACK_RAISED)
+        result = -STOP_PYTHON;
+    else if (handled)
+        return 1;
     if (hit->status & KPROBE_HIT_SS)
         abandon_step(m, f);
     return result;
@@ -457,9 +554,9 @@ void kprobe_passing(struct machine *m)
 
     if (kprobe_running(m) && kprobe_context(m)->now.running->addr == lin)
         return;
-    p = kprobe_at(m, lin);
+    p = kprobe_armed_at(m, lin);
     if (p && code_read_probe(m, lin) != BREAKPOINT_INSTRUCTION && !is_now(m, p, &m->cpu->probe_missed))
-        count_miss(m, p, MISS_DISARMED);
+        count_misses(m, p, MISS_DISARMED);
 }
 
 bool kprobe_blocks_entry(const struct machine *m, u32 lin)

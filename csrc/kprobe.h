@@ -1,8 +1,9 @@
 /*
  * kprobe.h: the probe table of the patch and its hooks in the traps.
  *
- * kprobe_table.c registers and looks up, kprobe.c is the patch's trap side,
- * kprobe_intercept.c puts it before a guest's own IDT.
+ * kprobe_table.c registers and looks up, kprobe_group.c knows several at one
+ * address, kprobe.c is the patch's trap side, kprobe_intercept.c puts it before a
+ * guest's own IDT.
  */
 #ifndef PYK_KPROBE_H
 #define PYK_KPROBE_H
@@ -28,6 +29,7 @@ struct kprobe_semantics {
     bool null_pre_handler;      /* 17: may be left out */
     bool see_prefixes;          /* 18: pushf and IF modifiers are known behind prefixes */
     bool fix_image;             /* 18: the flags that INT n or a task switch at the probe stores are those before it */
+    bool share_address;         /* several probes at one address */
     bool lock_irqsave;          /* register and unregister keep IF, and work from handlers */
 };
 /* By enum kprobes_mode; NULL when off. */
@@ -43,7 +45,12 @@ struct kprobe {
     u8 pins;                    /* hits that are using it */
     bool registered;
     u8 handlers;                /* PROBE_PRE | PROBE_POST | PROBE_FAULT: Python handlers */
+    bool disabled;
     struct action **actions;    /* chain that runs before the Python pre_handler, or NULL */
+    struct kprobe *next_here, *prev_here;   /* others at this address, by number; the first one stands in the tables */
+    struct kprobe *last_here;   /* the first one's: the last one */
+    u32 enabled;                /* the first one's: how many are not disabled */
+    bool armed;                 /* the first one's: the breakpoint is in place, but for hits that run */
     struct kprobe_stats stats;
 };
 
@@ -56,7 +63,10 @@ enum kprobe_status {
 };
 
 struct kprobe_hit {             /* the patch's globals of one hit */
-    struct kprobe *running;
+    struct kprobe *running;     /* the first one of its address when the hit began */
+    struct kprobe *handled;     /* of several, the one whose handler runs; else NULL */
+    u32 end;                    /* probes with this number and on were registered meanwhile */
+    bool shared;                /* there were several: if the first one is gone, others may be there */
     u32 status;                 /* enum kprobe_status */
     u32 old_eflags, saved_eflags; /* TF and IF only */
     struct segment task;        /* TR when the hit began */
@@ -104,6 +114,18 @@ ALWAYS_INLINE bool kprobe_running(const struct machine *m)
 
 /* The registered probe at a linear address, NULL if none: constant time however many there are. */
 struct kprobe *kprobe_at(const struct machine *m, u32 lin);
+/* The same if it is armed. */
+struct kprobe *kprobe_armed_at(const struct machine *m, u32 lin);
+/* Breakpoint and decoded code of an address's first probe. False: out of memory. */
+bool kprobe_arm(struct machine *m, struct kprobe *p);
+void kprobe_disarm(struct machine *m, struct kprobe *p);
+/* Add p to the probes at first's address, false: out of memory; take it from them, if it is not the only one. */
+bool kprobe_join(struct machine *m, struct kprobe *first, struct kprobe *p);
+void kprobe_part(struct machine *m, struct kprobe *p);
+/* The probe behind p, whose number was number when it was looked at, whatever handlers have taken away since. */
+struct kprobe *kprobe_next_here(const struct machine *m, const struct kprobe *p, u32 number);
+/* next takes p's place in the tables. */
+void kprobe_replace(struct kprobes *kp, struct kprobe *p, struct kprobe *next);
 /* Write a byte at a probe's address, whether or not a probe is registered there now. */
 void kprobe_write(struct machine *m, u32 lin, u8 byte);
 /* A hit begins or ends to use a probe: its id is not given away meanwhile. */

@@ -27,6 +27,7 @@ static const struct kprobe_semantics fixed = {
     .null_pre_handler = true,
     .see_prefixes = true,
     .fix_image = true,
+    .share_address = true,
     .lock_irqsave = true,
 };
 
@@ -121,6 +122,19 @@ static void bucket_remove(struct kprobes *kp, struct kprobe *p)
     if (p->list_next != NO_ID)
         kp->by_id[p->list_next]->list_prev = p->list_prev;
     kp->occupancy[bucket]--;
+}
+
+void kprobe_replace(struct kprobes *kp, struct kprobe *p, struct kprobe *next)
+{
+    next->list_prev = p->list_prev;
+    next->list_next = p->list_next;
+    if (p->list_prev != NO_ID)
+        kp->by_id[p->list_prev]->list_next = next->id;
+    else
+        kp->bucket[kprobe_hash(p->addr)] = next->id;
+    if (p->list_next != NO_ID)
+        kp->by_id[p->list_next]->list_prev = next->id;
+    kp->index[index_slot(kp, p->addr)] = next;
 }
 
 /* Ids. */
@@ -246,7 +260,7 @@ static int check_address(struct machine *m, u32 addr, u8 *ret_byte)
     if (must_wait(m))
         return must_wait(m);
     if (kprobe_at(m, addr))
-        return -EEXIST;
+        return kp->mends->share_address ? 0 : -EEXIST;
     if (mmu_peek(m->cpu, addr, ret_byte, 1) != 1)
         return -EINVAL;
     if (kp->mends->validate && *ret_byte == BREAKPOINT_INSTRUCTION)
@@ -268,14 +282,15 @@ static int insert(struct machine *m, struct kprobe *p)
 {
     struct kprobes *kp = m->kprobes;
 
-    if (!code_bind_probe(m, p->addr, true))
+    if (!kprobe_arm(m, p))
         return -ENOMEM;
     kp->index[index_slot(kp, p->addr)] = p;
     kp->registered++;
     p->registered = true;
+    p->last_here = p;
+    p->enabled = 1;
     bucket_add(kp, p);
     kp->on_entry += kernel_serves(m, p->addr);
-    code_write_probe(m, p->addr, BREAKPOINT_INSTRUCTION);
     return p->id;
 }
 
@@ -283,7 +298,8 @@ int kprobe_register(machine *m, uint32_t addr, int handlers, struct action **act
 {
     struct kprobes *kp = m->kprobes;
     struct kprobe *p;
-    u8 byte;
+    struct kprobe *first;
+    u8 byte = 0;
     int result;
 
     if (!kp)
@@ -300,8 +316,13 @@ int kprobe_register(machine *m, uint32_t addr, int handlers, struct action **act
         return -ENOMEM;
     *p = (struct kprobe){.addr = addr, .id = p->id, .opcode = byte, .handlers = (u8)handlers, .actions = actions};
     p->stats.number = kp->numbers++;
-    classify(m, p, byte);
-    result = insert(m, p);
+    first = kprobe_at(m, addr);
+    if (first) {
+        result = kprobe_join(m, first, p) ? p->id : -ENOMEM;
+    } else {
+        classify(m, p, byte);
+        result = insert(m, p);
+    }
     if (result < 0)
         id_give(kp, p);
     unlock_irq(m);
@@ -320,13 +341,16 @@ static void extract(struct machine *m, struct kprobe *p)
 {
     struct kprobes *kp = m->kprobes;
 
-    code_write_probe(m, p->addr, p->opcode);
-    index_remove(kp, p->addr);
-    kp->registered--;
-    p->registered = false;
-    bucket_remove(kp, p);
-    kp->on_entry -= kernel_serves(m, p->addr);
-    code_bind_probe(m, p->addr, false);
+    if (p->next_here || p->prev_here) {
+        kprobe_part(m, p);
+    } else {
+        index_remove(kp, p->addr);
+        kp->registered--;
+        p->registered = false;
+        bucket_remove(kp, p);
+        kp->on_entry -= kernel_serves(m, p->addr);
+        kprobe_disarm(m, p);
+    }
     if (!p->pins)
         id_give(kp, p);
 }

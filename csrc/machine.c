@@ -450,6 +450,8 @@ static void describe_stop(struct machine *m, enum stop_reason reason)
 int machine_run(machine *m, uint64_t slice)
 {
     u64 now = machine_now(m);
+    for (u32 i = 0; i < m->cpu_count; i++)
+        forget_exit(m->cpus[i]);    /* eip may have been set since */
     m->depth++;
     enum stop_reason reason = run(m, now + slice < now ? UINT64_MAX : now + slice);
     m->depth--;

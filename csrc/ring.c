@@ -87,7 +87,7 @@ static void fill(struct machine *m, struct action *a, const struct frame *f, u32
         }
     }
     a->faults += faults != 0;
-    *head = (struct record_head){cpu_icount(m->cpu), hit_cpu(m), 0, probe, faults};
+    *head = (struct record_head){machine_now(m), hit_cpu(m), 0, probe, faults};
 }
 
 /* The reader looks at `written` first and at `begun` last: what it copied from slots that were begun anew meanwhile does

@@ -376,6 +376,10 @@ class Core(Dispatch):
             self.drop(number)
         return error
 
+    def enable(self, number: int, on: bool) -> int:
+        """Enable or disable by id: 0 or -errno."""
+        return lib.kprobe_enable(self.handle, number, on)
+
     def stats(self, number: int) -> Stats:
         stats = lib.kprobe_stats(self.handle, number)
         return Stats(stats.hits, stats.nmissed, tuple(stats.misses), stats.number)

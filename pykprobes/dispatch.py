@@ -63,7 +63,11 @@ class Dispatch:
             exception.add_note(f"in the handler of {self.watches[index]!r}")
         elif kind == "intr":
             exception.add_note("in the interrupt controller")
-        self.exception = exception
+        if self.exception is None:
+            self.exception = exception
+        else:  # the others at the same address run all the same
+            notes = " ".join(getattr(exception, "__notes__", ()))
+            self.exception.add_note(f"then {exception!r} {notes}".rstrip())
 
     def serve_post(self, index: int, arg: int) -> int:
         """A probe's post_handler; `arg` is its flags."""

@@ -316,12 +316,18 @@ class Machine(Board, PcBoard):
 
     def unregister_kprobes(self, probes: Iterable[Kprobe]) -> None:
         """Take several probes out; those that are not registered are an error before any is."""
-        listed = list(probes)
-        for probe in listed:
-            if not isinstance(probe, Kprobe) or not probe.registered or probe.machine is not self:
-                raise ValueError(f"{probe!r} is not registered with this machine")
-        for probe in listed:
+        for probe in self._registered(probes):
             self._probes.unregister(probe)
+
+    def disable_kprobes(self, probes: Iterable[Kprobe]) -> None:
+        """Disable several probes; those that are not registered are an error before any is."""
+        for probe in self._registered(probes):
+            probe.disable()
+
+    def enable_kprobes(self, probes: Iterable[Kprobe]) -> None:
+        """Enable several probes; those that are not registered are an error before any is."""
+        for probe in self._registered(probes):
+            probe.enable()
 
     def kprobe(
         self,
@@ -360,6 +366,13 @@ class Machine(Board, PcBoard):
         return fetch(self._core, arg, self.address)
 
     # What other modules use
+
+    def _registered(self, probes: Iterable[Kprobe]) -> list[Kprobe]:
+        listed = list(probes)
+        for probe in listed:
+            if not isinstance(probe, Kprobe) or not probe.registered or probe.machine is not self:
+                raise ValueError(f"{probe!r} is not registered with this machine")
+        return listed
 
     def _outside(self, what: str) -> None:
         self._core.handle  # noqa: B018 - a closed machine is reported first

@@ -72,12 +72,37 @@ class Kprobe:
         self.machine: Machine | None = None
         self._id = -1
         self._chain: CoreChain | None = None
+        self._enabled = True
         self._stats = Stats()
 
     @property
     def registered(self) -> bool:
         """Is the probe in place?"""
         return self._id >= 0
+
+    @property
+    def enabled(self) -> bool:
+        """Is it not disabled?"""
+        return self._enabled
+
+    def disable(self) -> None:
+        """Keep a registered probe in its place without hits; they are no misses. RuntimeError if it is not registered."""
+        self._enable(False)
+
+    def enable(self) -> None:
+        """Let a disabled probe hit again."""
+        self._enable(True)
+
+    def _enable(self, on: bool) -> None:
+        if self.machine is None:
+            raise RuntimeError(f"{self!r}: only a registered probe can be enabled and disabled")
+        self.machine._probes.enable(self, on)
+        self._enabled = on
+
+    @property
+    def path(self) -> str:
+        """How a hit comes here: "trap", or "none" while there are no hits."""
+        return "trap" if self.registered and self._enabled else "none"
 
     @property
     def stats(self) -> Stats:
@@ -118,7 +143,8 @@ class Kprobe:
             state = "not registered" if not self._stats.hits else f"unregistered after {self._stats.hits:,} hits"
             return f"<Kprobe {self.place}, {state}>"
         at = f" at {self.address:#x}" if self.symbol else ""
-        return f"<Kprobe {self.place}{at}, {self.hits:,} hits, {self.nmissed:,} missed>"
+        state = "" if self._enabled else ", disabled"
+        return f"<Kprobe {self.place}{at}, {self.hits:,} hits, {self.nmissed:,} missed{state}>"
 
 
 class ProbeTable:
@@ -127,20 +153,23 @@ class ProbeTable:
     def __init__(self, machine: Machine, check: bool) -> None:
         self._machine = machine
         self._check = check
-        self._by_address: dict[int, Kprobe] = {}
+        self._at: dict[int, dict[int, Kprobe]] = {}  # by address and id
+        self._count = 0
         self._decoded: dict[tuple[int, int], tuple[bytearray, set[int] | None]] = {}
 
     def __len__(self) -> int:
-        return len(self._by_address)
+        return self._count
 
     def all(self) -> list[Kprobe]:
-        return list(self._by_address.values())
+        return [probe for here in self._at.values() for probe in here.values()]
 
     def between(self, start: int, end: int) -> list[Kprobe]:
         """Probes with an address in [start, end)."""
-        if end - start < len(self._by_address):
-            return [self._by_address[a] for a in range(start, end) if a in self._by_address]
-        return [probe for address, probe in self._by_address.items() if start <= address < end]
+        if end - start < len(self._at):
+            found = (self._at[a] for a in range(start, end) if a in self._at)
+        else:
+            found = (here for address, here in self._at.items() if start <= address < end)
+        return [probe for here in found for probe in here.values()]
 
     def resolve(self, probe: Kprobe) -> int:
         """The address of a probe; KprobeError ENOENT or EINVAL when it has none, ENOSYS when kprobes are off."""
@@ -166,7 +195,7 @@ class ProbeTable:
         if probe.registered:
             raise KprobeError(errno.EINVAL, f"{probe.place} is registered already: make another Kprobe")
         address = self.resolve(probe)
-        if self._check and address not in self._by_address:
+        if self._check and address not in self._at:
             self._check_boundary(probe, address)
         chained = attach(probe._actions, core, machine.symbols)
         number = core.register(address, probe, chained)
@@ -174,7 +203,8 @@ class ProbeTable:
             detach(probe._actions)
             raise KprobeError(-number, self._why(-number, probe, address))
         probe.address, probe.machine, probe._id, probe._chain = address, machine, number, chained
-        self._by_address[address] = probe
+        self._at.setdefault(address, {})[number] = probe
+        self._count += 1
         self._armed(address, BREAKPOINT)
 
     def unregister(self, probe: Kprobe) -> None:
@@ -187,15 +217,29 @@ class ProbeTable:
         error = self._machine._core.unregister(probe._id)
         if error:
             raise KprobeError(-error, self._why(-error, probe, probe.address))
-        self._by_address.pop(probe.address, None)
-        self._armed(probe.address, opcode)
+        here = self._at[probe.address]
+        del here[probe._id]
+        self._count -= 1
+        if not here:
+            del self._at[probe.address]
+            self._armed(probe.address, opcode)
         self._release(probe, stats)
+
+    def enable(self, probe: Kprobe, on: bool) -> None:
+        """Let a registered probe hit, or not."""
+        error = self._machine._core.enable(probe._id, on)
+        if error:
+            assert probe.address is not None
+            raise KprobeError(-error, self._why(-error, probe, probe.address))
+        assert probe.address is not None
+        self._armed(probe.address, self._machine._core.peek(probe.address, 1)[0])
 
     def release_all(self) -> None:
         """Keep the counters of all probes: the machine goes away."""
         for probe in self.all():
             self._release(probe, probe.stats)
-        self._by_address.clear()
+        self._at.clear()
+        self._count = 0
 
     def original(self, start: int, data: bytes) -> bytes:
         """Bytes read from memory at `start`, with what probes replaced put back."""
@@ -207,20 +251,26 @@ class ProbeTable:
 
     @staticmethod
     def _release(probe: Kprobe, stats: Stats) -> None:
-        probe._stats, probe._id, probe.machine, probe._chain = stats, -1, None, None
+        probe._stats, probe._id, probe.machine, probe._chain, probe._enabled = stats, -1, None, None, True
         detach(probe._actions)
 
     def _why(self, code: int, probe: Kprobe, address: int) -> str:
+        here = next(iter(self._at.get(address, {}).values()), None)
         where = f"{probe.place} ({address:#x})" if probe.symbol else probe.place
         return {
-            errno.EEXIST: f"{where} has a probe already: {self._by_address.get(address)!r}",
+            errno.EEXIST: f"{where} has a probe already: {here!r}",
             errno.EINVAL: f"{where} cannot be probed: {self._why_not(address)}",
-            errno.ENOSYS: "kprobes are off in this machine: make it with kprobes='fixed' or '2.5.26'",
+            errno.ENOSYS: self._why_nosys(),
             errno.ENOMEM: f"the host has no memory for a probe at {where}",
             errno.EDEADLK: f"{where}: a handler holds the lock of the 2.5.26 kprobes, this would wait for it forever",
             errno.EBUSY: f"{where}: another CPU holds the lock of the 2.5.26 kprobes: run on until it is free",
             errno.ENOENT: f"{where} is not registered",
         }.get(code, f"{where} cannot be probed: {errno.errorcode.get(code, code)}")
+
+    def _why_nosys(self) -> str:
+        if self._machine.kprobes_mode is None:
+            return "kprobes are off in this machine: make it with kprobes='fixed' or '2.5.26'"
+        return "the 2.5.26 kprobes have no return probes, no enable and no disable: kprobes='fixed' has"
 
     def _why_not(self, address: int) -> str:
         byte = self._machine._core.peek(address, 1)

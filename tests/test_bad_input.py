@@ -174,7 +174,6 @@ def test_probe_errors(nops: Machine) -> None:
     nops.symbols.add([Symbol("nops", CODE, 4)])
     p = nops.kprobe(CODE, action=Count())
     cases: list[tuple[Callable[[], object], int, str]] = [
-        (lambda: nops.kprobe(CODE, action=Count()), errno.EEXIST, "has a probe already"),
         (lambda: nops.register_kprobe(p), errno.EINVAL, "registered already"),
         (lambda: nops.kprobe(0x70000000, action=Count()), errno.EINVAL, "no memory is mapped"),
         (lambda: nops.kprobe("nosp", action=Count()), errno.ENOENT, "did you mean nops"),
@@ -208,10 +207,10 @@ def test_instruction_boundaries(machine: Machine) -> None:
         with pytest.raises(KprobeError, match="inside an instruction") as caught:
             machine.kprobe("f", offset, action=Count())
         assert caught.value.errno == errno.EILSEQ
-    for offset in range(len(code)):  # the same with probes in all the right places
+    for offset in set(range(len(code))) - set(starts):  # the same with probes in all the right places
         with pytest.raises(KprobeError) as caught:
             machine.kprobe(CODE + offset, action=Count())
-        assert caught.value.errno == (errno.EEXIST if offset in starts else errno.EILSEQ)
+        assert caught.value.errno == errno.EILSEQ
     assert len(machine.kprobes) == len(starts)
 
 
@@ -236,10 +235,10 @@ def test_kprobes_off() -> None:
 
 def test_batches_are_all_or_nothing(nops: Machine) -> None:
     first = nops.kprobe(CODE + 2, action=Count())
-    probes = [Kprobe(CODE), Kprobe(CODE + 1), Kprobe(CODE + 2)]
+    probes = [Kprobe(CODE), Kprobe(CODE + 1), Kprobe(0x70000000)]
     with pytest.raises(KprobeError) as caught:
         nops.register_kprobes(probes)
-    assert caught.value.errno == errno.EEXIST
+    assert caught.value.errno == errno.EINVAL
     assert nops.kprobes == [first]
     assert not any(probe.registered for probe in probes)
     with pytest.raises(TypeError):

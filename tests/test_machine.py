@@ -412,6 +412,14 @@ def test_a_call_of_the_place_where_a_run_stopped_is_a_hit(loop: Machine) -> None
     loop.unregister_kprobe(p)
 
 
+def test_eip_set_between_runs_is_not_where_the_last_block_led(machine: Machine) -> None:
+    machine.load(b"\x40\x90\x90\x90", at=CODE)  # inc eax; nops
+    for runs in range(1, 6):
+        machine.regs.eip = CODE
+        stop = machine.run(until=CODE + 1, max_instructions=1000)
+        assert (stop.reason, machine.regs.eax, machine.icount) == (StopReason.UNTIL, runs, runs)
+
+
 def test_chains_of_actions(loop: Machine) -> None:
     first, second, shared = Count(), Count(), Count()
     loop.kprobe(INC, action=[first, shared])
