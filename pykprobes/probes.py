@@ -86,7 +86,7 @@ class Kprobe:
         return self._enabled
 
     def disable(self) -> None:
-        """Keep a registered probe in its place without hits; they are no misses. RuntimeError if it is not registered."""
+        """Keep a registered probe in its place, without hits; they are no misses. RuntimeError if not registered."""
         self._enable(False)
 
     def enable(self) -> None:
