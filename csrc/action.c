@@ -1,6 +1,8 @@
 /* action.c: counters, filters and histograms at a hit, without Python. */
 #include "action.h"
 
+#include "kretprobe.h"
+
 static int count_run(struct machine *m, struct action *a, struct frame *f, u32 probe)
 {
     (void)m, (void)f, (void)probe;
@@ -166,6 +168,7 @@ void action_prepare(struct action *a)
         [ACTION_HIST_EDGES] = edges_run,
         [ACTION_HIST_KEYS] = keys_run,
         [ACTION_RECORD] = record_run,
+        [ACTION_RETURN] = kretprobe_run,
     };
     a->run = run[a->kind];
 }

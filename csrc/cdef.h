@@ -53,6 +53,7 @@ enum callback_kind {
     CALLBACK_IMPORT,            /* index: import number; the function was called */
     CALLBACK_DEVICE,            /* index: id of the claim; what is asked, and the answer, in machine_access */
     CALLBACK_WATCH,             /* index: id of the watch; what happened, in machine_watch_event */
+    CALLBACK_RETURN,            /* index: id of the return probe; arg: number of the instance, see kretprobe_returning */
     CALLBACK_INTR               /* the CPU acknowledges INTR; the vector in machine_access, done 0 if there is none */
 };
 enum { CALLBACK_RAISED = -1 };
@@ -158,6 +159,7 @@ struct kernel_layout {
     uint32_t entry, entry_size; /* entry points, one per vector */
     uint32_t imports, import_stride, import_max; /* stubs that call CALLBACK_IMPORT */
     uint32_t call_return;       /* a function that returns here ends the run: STOP_UNTIL */
+    uint32_t trampoline;        /* functions under return probes return here */
     uint32_t stack_top;         /* initial esp of CPU 0 */
     uint32_t stack_bottom;      /* lowest mapped address of the last CPU's stack; a guard page lies below each */
     uint32_t stack_stride;      /* from one CPU's stack down to the next one's */

@@ -6,6 +6,8 @@ enum field_code {
     FIELD_END,                  /* the value is on top */
     FIELD_WORD,                 /* push word arg of pt_regs */
     FIELD_SP,                   /* push the interrupted stack pointer */
+    FIELD_KEPT,                 /* return probes: push value arg kept at the function's entry */
+    FIELD_LATENCY,              /* return probes: push the instructions retired since then */
     FIELD_IMM,                  /* push imm */
     FIELD_HIGH,                 /* top |= imm << 32 */
     FIELD_STACK,                /* push arg bytes from memory at the stack pointer + imm */
@@ -20,7 +22,7 @@ enum field_code {
     FIELD_OR_ELSE,              /* || : if top is 1 go to instruction `to`, else drop it */
     FIELD_CODES
 };
-enum { FIELD_DEPTH = 32, FIELD_STEPS_MAX = 4096 };
+enum { FIELD_DEPTH = 32, FIELD_KEPT_MAX = 32, FIELD_STEPS_MAX = 4096 };
 struct field_op {
     uint8_t code;               /* enum field_code */
     uint8_t arg;
@@ -68,7 +70,8 @@ struct record_field {
 /* Actions run in C at a hit. All memory that they point to is Python's, lent for the life of the action. */
 enum action_kind {
     ACTION_COUNT, ACTION_STOP, ACTION_WHEN, ACTION_EVERY, ACTION_RANDOM,
-    ACTION_HIST_LOG2, ACTION_HIST_LINEAR, ACTION_HIST_EDGES, ACTION_HIST_KEYS, ACTION_RECORD, ACTION_KINDS
+    ACTION_HIST_LOG2, ACTION_HIST_LINEAR, ACTION_HIST_EDGES, ACTION_HIST_KEYS, ACTION_RECORD,
+    ACTION_RETURN, ACTION_KINDS
 };
 enum { ACTION_NEXT = 0, ACTION_END = 1, ACTION_STOPS = 2 }; /* go on; leave this chain; and end the run behind the hit */
 struct action {
@@ -94,7 +97,7 @@ struct action {
     uint64_t others;            /* keys: values that found no room */
 
     uint64_t every;             /* every n-th hit passes, or those whose random 64 bits are below this */
-    uint64_t state;             /* hits since the last one, or the generator's state */
+    uint64_t state;             /* hits since the last one, or the generator's state; a return probe's id */
 
     struct ring *ring;
     const struct record_field *fields;
@@ -106,3 +109,41 @@ void action_prepare(struct action *a);
 int machine_fetch(machine *m, const struct field_op *program, uint64_t *ret);
 /* Bytes of the string at lin without its NUL, at most max; -1: not readable. */
 int machine_fetch_string(machine *m, uint32_t lin, char *buf, uint32_t max);
+
+/* Return probes: an action ACTION_RETURN, or kretprobe_enter from a Python handler, at a function's entry; and what runs
+ * when the function returns through the trampoline. */
+struct kretprobe_stats {
+    uint64_t hits;              /* returns */
+    uint64_t nmissed;           /* calls that are not followed: all instances were out, or the stack not writable */
+    uint64_t abandoned;         /* instances of calls that never returned */
+    uint32_t active;            /* instances that are out */
+};
+struct kretprobe_instance {     /* a call that has not returned */
+    struct kretprobe_instance *older;
+    struct kretprobe *rp;
+    uint32_t number;            /* among its probe's instances */
+    uint32_t probe;             /* what records call the probe */
+    uint32_t ret_addr;          /* the real one */
+    uint32_t slot;              /* where on the stack it was */
+    uint64_t entered;           /* time of the entry */
+    uint32_t kept_faults;       /* bit i: kept[i] could not be computed */
+    uint64_t kept[32];          /* FIELD_KEPT_MAX */
+};
+struct kept_field {             /* a value that is computed at entry */
+    const struct field_op *program;
+    uint32_t slot;              /* below FIELD_KEPT_MAX */
+};
+/* The id >= 0 or -ENOMEM. Actions and the handler (CALLBACK_RETURN) are those of returns. */
+int kretprobe_create(machine *m, uint32_t maxactive, struct action **actions, const struct kept_field *kept,
+                     uint32_t kept_count, int python);
+/* The probe at the entry is this one. */
+void kretprobe_bind(machine *m, int id, int kprobe);
+/* Calls that are out return without handlers. */
+void kretprobe_destroy(machine *m, int id);
+const struct kretprobe_stats *kretprobe_stats(machine *m, int id);
+/* In a Python handler at the entry. Is an instance free? If not, that is counted. And: follow this call, as the
+ * instance whose number it returns, or -1. */
+int kretprobe_ready(machine *m, int id);
+int kretprobe_enter(machine *m, int id, uint32_t probe);
+/* The instance whose handler runs; NULL: none does. */
+const struct kretprobe_instance *kretprobe_returning(machine *m);

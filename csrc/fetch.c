@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "action.h"
+#include "kretprobe.h"
 
 u32 field_read(struct machine *m, u32 lin, void *buf, u32 size)
 {
@@ -20,8 +21,9 @@ static bool load(struct machine *m, u32 lin, u32 size, u64 *ret)
     return field_read(m, lin, ret, size) == size;
 }
 
-/* Words that the CPU holds otherwise than a frame does; eip is behind the breakpoint, as in a trap's frame. */
-static COLD u32 live_word(const struct machine *m, unsigned word)
+/* Words that the CPU holds otherwise than a frame does; eip is behind the breakpoint, as in a trap's frame, or that of
+ * the trampoline. */
+static COLD u32 live_word(struct machine *m, unsigned word)
 {
     const struct cpu *cpu = m->cpu;
 
@@ -37,11 +39,11 @@ static COLD u32 live_word(const struct machine *m, unsigned word)
     case offsetof(struct pt_regs, eflags):
         return cpu_eflags(cpu) & ~EFLAGS_RF;
     default:
-        return cpu->eip + 1;
+        return cpu->eip + !kretprobe_returning(m);
     }
 }
 
-static u64 word_value(const struct machine *m, const struct frame *f, unsigned word)
+static u64 word_value(struct machine *m, const struct frame *f, unsigned word)
 {
     if (f || word < FRAME_GPRS)
         return hit_gpr(m, f, word);
@@ -90,6 +92,13 @@ bool field_run(struct machine *m, const struct field_op *program, const struct f
             break;
         case FIELD_SP:
             *++top = hit_sp(m, f);
+            break;
+        case FIELD_KEPT:
+            if (!kretprobe_kept(m, op->arg, ++top))
+                return false;
+            break;
+        case FIELD_LATENCY:
+            *++top = kretprobe_latency(m);
             break;
         case FIELD_IMM:
             *++top = op->imm;
@@ -145,7 +154,7 @@ bool field_run(struct machine *m, const struct field_op *program, const struct f
 static bool stack_effect(const struct field_op *op, int *ret_needs, int *ret_moves)
 {
     switch (op->code) {
-    case FIELD_WORD: case FIELD_SP: case FIELD_IMM: case FIELD_STACK:
+    case FIELD_WORD: case FIELD_SP: case FIELD_KEPT: case FIELD_LATENCY: case FIELD_IMM: case FIELD_STACK:
         *ret_needs = 0;
         *ret_moves = 1;
         return true;
@@ -170,6 +179,8 @@ static bool operands_good(const struct field_op *op)
     switch (op->code) {
     case FIELD_WORD:
         return op->arg < FRAME_WORDS;
+    case FIELD_KEPT:
+        return op->arg < FIELD_KEPT_MAX;
     case FIELD_STACK: case FIELD_LOAD:
         return op->arg == 1 || op->arg == 2 || op->arg == 4 || op->arg == 8;
     case FIELD_BITS:

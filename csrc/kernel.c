@@ -33,7 +33,7 @@ static const struct kernel_layout layout = {
     .entry = WINDOW + PAGES(PAGE_ENTRY), .entry_size = 256 * ENTRY_STRIDE,
     .imports = WINDOW + PAGES(PAGE_IMPORTS), .import_stride = ENTRY_STRIDE,
     .import_max = PAGES(IMPORT_PAGES) / ENTRY_STRIDE,
-    .call_return = WINDOW + PAGES(PAGE_RETURN),
+    .call_return = WINDOW + PAGES(PAGE_RETURN), .trampoline = WINDOW + PAGES(PAGE_RETURN) + ENTRY_STRIDE,
     .stack_top = STACK_END - STACK_MARGIN, .stack_bottom = STACK_END - PAGES(STACK_PAGES),
     .stack_stride = STACK_STRIDE,
     .window = WINDOW, .window_end = WINDOW + PAGES(PAGE_END) - 1,

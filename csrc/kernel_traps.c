@@ -4,6 +4,7 @@
 #include "gate.h"
 #include "kernel.h"
 #include "kprobe.h"
+#include "kretprobe.h"
 #include "mmu.h"
 #include "trap.h"
 
@@ -241,6 +242,11 @@ int kernel_enter(struct machine *m)
 
     if (lin == l->call_return)
         return cpu_stop(m->cpu, STOP_UNTIL);
+    if (lin == l->trampoline && !user) {
+        int status = kretprobe_return(m);
+        if (status != STATUS_NEXT)
+            return status;
+    }
     if (lin % ENTRY_STRIDE || (entry && user) || (!entry && lin < l->imports))
         return refuse(m, lin, entry && user);
     if (!entry)

@@ -141,6 +141,25 @@ static void end_hit(struct machine *m)
         kprobe_unpin(m->kprobes, p);
 }
 
+bool kprobe_hold(struct machine *m, struct kprobe *p)
+{
+    struct kprobe_context *c = kprobe_context(m);
+
+    if (kprobe_running(m)) {
+        if (c->nested == KPROBE_NESTING)
+            return false;
+        c->outer[c->nested++] = c->now;
+    }
+    m->kprobes->lock = c->cpu = (s32)m->cpu->index;
+    begin_hit(m, p, KPROBE_HIT_ACTIVE, 0);
+    return true;
+}
+
+void kprobe_release(struct machine *m)
+{
+    end_hit(m);
+}
+
 bool kprobe_stepping(const struct machine *m)
 {
     return kprobe_running(m) && kprobe_context(m)->now.status & (KPROBE_HIT_SS | KPROBE_REENTER);

@@ -150,6 +150,10 @@ bool kprobe_blocks_entry(const struct machine *m, u32 lin);
 bool kprobe_resumes(const struct machine *m, u32 *ret_addr);
 void kprobe_resume_at(struct machine *m, u32 addr);
 
+/* A return handler runs for p's function: hits inside it are recursions, until release. False: too deep for that. */
+bool kprobe_hold(struct machine *m, struct kprobe *p);
+void kprobe_release(struct machine *m);
+
 /* The patch's two halves of a hit, for kprobe_intercept.c. */
 int kprobe_handler(struct machine *m, struct frame *f);
 int post_kprobe_handler(struct machine *m, struct frame *f);

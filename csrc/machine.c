@@ -7,6 +7,7 @@
 #include "execute.h"
 #include "kernel.h"
 #include "kprobe.h"
+#include "kretprobe.h"
 #include "pc.h"
 #include "trap.h"
 
@@ -84,6 +85,7 @@ void machine_destroy(machine *m)
         return;
     while (m->nest)
         machine_nest_end(m);
+    kretprobes_destroy(m);
     if (m->kprobes)
         kprobes_destroy(m);
     if (m->kernel)

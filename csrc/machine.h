@@ -14,6 +14,7 @@
 #include "watch.h"
 
 struct kprobes;
+struct kretprobes;
 struct kernel;
 struct pc;
 
@@ -28,6 +29,7 @@ struct machine {
     struct pc *pc;              /* the board, NULL when there is none */
     u32 a20_mask;               /* physical addresses that the board lets through */
     struct kprobes *kprobes;    /* probe table, NULL when kprobes is off */
+    struct kretprobes *kretprobes; /* NULL until the first return probe */
     struct machine_config config;
     struct frame_stack frames;  /* what the running handlers see */
     bool stop_asked;            /* a handler of the run in progress has asked to end it */

@@ -12,6 +12,7 @@ from .probes import Kprobe
 from .probespec import ProbeSpec, parse_probe
 from .record import Record
 from .registers import PtRegs
+from .retprobes import Kretprobe, KretprobeInstance
 from .segments import Segment
 from .stop import Stop, StopReason
 from .symbols import AmbiguousSymbol, Symbol, SymbolTable, UnknownSymbol
@@ -30,6 +31,8 @@ __all__ = [
     "ImportUnbound",
     "Kprobe",
     "KprobeError",
+    "Kretprobe",
+    "KretprobeInstance",
     "Machine",
     "MachineFault",
     "MemoryFault",

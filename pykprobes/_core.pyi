@@ -85,6 +85,7 @@ class KernelLayout:
     import_stride: int
     import_max: int
     call_return: int
+    trampoline: int
     stack_top: int
     stack_bottom: int
     stack_stride: int
@@ -129,6 +130,20 @@ class Action:
     fields: Any
     nfields: int
 
+class KretprobeStats:
+    hits: int
+    nmissed: int
+    abandoned: int
+    active: int
+
+class KretprobeInstance:
+    number: int
+    ret_addr: int
+    slot: int
+    entered: int
+    kept_faults: int
+    kept: Sequence[int]
+
 class _FFI:
     NULL: Any
     def new(self, cdecl: str, init: object = ...) -> Any: ...
@@ -152,6 +167,9 @@ class _Lib:
     ACTION_HIST_EDGES: int
     ACTION_HIST_KEYS: int
     ACTION_RECORD: int
+    ACTION_RETURN: int
+    CALLBACK_RETURN: int
+    FIELD_KEPT_MAX: int
     RECORD_VALUE: int
     RECORD_ARRAY: int
     RECORD_STRING: int
@@ -246,6 +264,15 @@ class _Lib:
     def machine_build(self) -> Any: ...
     def kprobe_register(self, m: Machine, addr: int, handlers: int, actions: Any) -> int: ...
     def kprobe_unregister(self, m: Machine, id: int) -> int: ...
+    def kretprobe_create(
+        self, m: Machine, maxactive: int, actions: Any, kept: Any, kept_count: int, python: int
+    ) -> int: ...
+    def kretprobe_bind(self, m: Machine, id: int, kprobe: int) -> None: ...
+    def kretprobe_destroy(self, m: Machine, id: int) -> None: ...
+    def kretprobe_stats(self, m: Machine, id: int) -> KretprobeStats: ...
+    def kretprobe_ready(self, m: Machine, id: int) -> int: ...
+    def kretprobe_enter(self, m: Machine, id: int, probe: int) -> int: ...
+    def kretprobe_returning(self, m: Machine) -> KretprobeInstance: ...
     def kprobe_enable(self, m: Machine, id: int, on: int) -> int: ...
     def kprobe_stats(self, m: Machine, id: int) -> KprobeStats: ...
     def kprobe_saved_opcode(self, m: Machine, id: int) -> int: ...

@@ -12,7 +12,7 @@ from .filters import compile_filter
 
 if TYPE_CHECKING:
     from .binding import Core
-    from .programs import Op
+    from .programs import Kept, Op
     from .symbols import SymbolTable
 
 CHAIN_MAX = 64
@@ -104,7 +104,7 @@ class When(_Filter):
         super().__init__(CoreAction("when"))
 
     def _compile(self, lookup: Lookup, names: Fields) -> list[list[Op]]:
-        return [compile_filter(self.expression, {**names, **self.fields}, lookup)[0]]
+        return [compile_filter(self.expression, {**names, **self.fields}, lookup, lookup.kept)[0]]
 
     def _load(self, programs: list[list[Op]]) -> None:
         self._core.set_program(programs[0])
@@ -141,10 +141,11 @@ class Sample(_Filter):
 
 
 class Lookup:
-    """Addresses of the symbols that fields name."""
+    """Addresses of the symbols that fields name; in return probes, slots of what is kept at entry."""
 
-    def __init__(self, symbols: SymbolTable) -> None:
+    def __init__(self, symbols: SymbolTable, kept: Kept | None = None) -> None:
         self._symbols = symbols
+        self.kept = kept
 
     def __call__(self, name: str) -> int:
         try:
@@ -177,10 +178,17 @@ def chain(actions: Action | Sequence[Action] | None, filter: str | None = None) 
     return listed
 
 
-def attach(actions: list[Action], owner: Core, symbols: SymbolTable) -> CoreChain | None:
-    """Prepare a chain for a probe of one machine; ValueError before anything changed."""
-    names = {name: field for action in actions for name, field in action._fields().items()}
-    lookup = Lookup(symbols)
+def attach(
+    actions: list[Action], owner: Core, symbols: SymbolTable, kept: Kept | None = None, names: Fields | None = None
+) -> CoreChain | None:
+    """Prepare a chain for a probe of one machine; ValueError before anything changed.
+
+    For the returns of a return probe `kept` gives slots, and `names` are fields that it keeps at entry.
+    """
+    names = dict(names or {})
+    for action in actions:
+        names.update(action._fields())
+    lookup = Lookup(symbols, kept)
     compiled = []
     for action in actions:
         if action._users and action._owner is not owner:

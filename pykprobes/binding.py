@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from ._core import ffi, lib
 from .binding_actions import program
-from .dispatch import RAISED, Dispatch
+from .binding_returns import ReturnCore
+from .dispatch import RAISED
 from .records import Layout, Stats
 from .registers import PtRegs
 
@@ -40,13 +41,13 @@ CPUS = {
 }  # fmt: skip
 RIGHT_WRITE, RIGHT_USER = lib.MAP_WRITE, lib.MAP_USER
 NONE, UNTIL = lib.STOP_NONE, lib.STOP_UNTIL
-PRE, POST, FAULT, TRAP, IMPORT, DEVICE, INTR, WATCH = (
+PRE, POST, FAULT, TRAP, IMPORT, DEVICE, INTR, WATCH, RETURN = (
     lib.CALLBACK_PRE, lib.CALLBACK_POST, lib.CALLBACK_FAULT, lib.CALLBACK_TRAP, lib.CALLBACK_IMPORT,
-    lib.CALLBACK_DEVICE, lib.CALLBACK_INTR, lib.CALLBACK_WATCH,
+    lib.CALLBACK_DEVICE, lib.CALLBACK_INTR, lib.CALLBACK_WATCH, lib.CALLBACK_RETURN,
 )  # fmt: skip
 KIND_NAMES = {
     PRE: "pre", POST: "post", FAULT: "fault", TRAP: "trap", IMPORT: "import", DEVICE: "device", INTR: "intr",
-    WATCH: "watch",
+    WATCH: "watch", RETURN: "return",
 }  # fmt: skip
 SCRATCH = 4096
 
@@ -78,7 +79,7 @@ def _pre(tag: int, index: int) -> None:
     handler(probe, core.regs)
 
 
-class Core(Dispatch):
+class Core(ReturnCore):
     """One C machine and the Python side of its callbacks."""
 
     def __init__(
@@ -125,7 +126,7 @@ class Core(Dispatch):
         self.serve: dict[int, Callable[[int, int], int]] = {
             POST: self.serve_post, FAULT: self.serve_fault, TRAP: self.serve_trap, IMPORT: self._import,
             DEVICE: self.serve_device, INTR: self.serve_intr,
-            WATCH: self.serve_watch,
+            WATCH: self.serve_watch, RETURN: self.serve_return,
         }  # fmt: skip
         self.layout = self._layout()
 

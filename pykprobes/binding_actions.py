@@ -27,6 +27,7 @@ KINDS = {
     "edges": lib.ACTION_HIST_EDGES,
     "keys": lib.ACTION_HIST_KEYS,
     "record": lib.ACTION_RECORD,
+    "return": lib.ACTION_RETURN,
 }
 RECORD_KINDS = {"number": lib.RECORD_VALUE, "array": lib.RECORD_ARRAY, "string": lib.RECORD_STRING}
 C_TYPES = {"u1": "uint8_t[]", "u4": "uint32_t[]", "u8": "uint64_t[]", "i8": "int64_t[]"}

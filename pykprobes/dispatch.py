@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ._core import DeviceAccess
     from .devices import Device
     from .registers import PtRegs
+    from .retprobes import Kretprobe
     from .watches import Watch
 
 Handler = Callable[..., Any]
@@ -32,6 +33,9 @@ class Dispatch:
         self.imports: list[Callable[[], int]] = []
         self.devices: dict[int, Device] = {}
         self.watches: dict[int, Watch] = {}
+        self.returns: dict[int, Kretprobe] = {}
+        self.kept: dict[int, object] = {}  # memory that C's return probes use
+        self.kept_slots: dict[str, int] = {}
         self.intr_level = False
         self.controller: Callable[[], int | None] | None = None
 
@@ -61,6 +65,8 @@ class Dispatch:
             exception.add_note(f"in {self.devices[index]!r}")
         elif kind == "watch" and index in self.watches:
             exception.add_note(f"in the handler of {self.watches[index]!r}")
+        elif kind == "return" and index in self.returns:
+            exception.add_note(f"in the handler of {self.returns[index]!r}")
         elif kind == "intr":
             exception.add_note("in the interrupt controller")
         if self.exception is None:
@@ -104,6 +110,11 @@ class Dispatch:
     def serve_watch(self, index: int, arg: int) -> int:
         """A watch's handler."""
         self.watches[index].told()
+        return 0
+
+    def serve_return(self, index: int, arg: int) -> int:
+        """A return probe's handler; `arg` is the number of its instance."""
+        self.returns[index]._returned(arg, self.regs)
         return 0
 
     def serve_intr(self, index: int, arg: int) -> int:

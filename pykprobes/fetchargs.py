@@ -3,15 +3,18 @@ r"""Fetch arguments: the kernel's probe-event syntax for values, compiled for C.
 ::
 
     arg   := [NAME "="] fetch [":" TYPE]
-    fetch := "%" REG | "@" ADDR | "@" SYM [("+"|"-") OFFS] | "$stack" [N] | "$arg" N
+    fetch := "%" REG | "@" ADDR | "@" SYM [("+"|"-") OFFS] | "$stack" [N] | "$arg" N | "$retval" | "$latency" | "$" NAME
            | ("+"|"-") ["u"] OFFS "(" fetch ")" | "\" IMM
     TYPE  := BASE ["[" N "]"] | "b" WIDTH "@" BITOFFS "/" CONTAINER
     BASE  := u8 ... u64 | s8 ... s64 | x8 ... x64 | char | symbol | string | ustring
 
 ``%sp`` is the interrupted stack pointer. ``$argN`` is right at a function's first instruction, with arguments
-on the stack (cdecl). ``$retval`` is for return probes. The type is x32 where none is given. Arrays and strings are
-memory: their fetch ends with an access, and names its first byte. ``string[N]`` is an array of pointers to strings.
-User memory is where kernel memory is: "u" and ustring make no difference.
+on the stack (cdecl). The type is x32 where none is given. Arrays and strings are memory: their fetch ends with an
+access, and names its first byte. ``string[N]`` is an array of pointers to strings. User memory is where kernel memory
+is: "u" and ustring make no difference.
+
+In return probes ``$retval`` is what the function returns, ``$latency`` the instructions since its entry (u64 where no
+type is given), ``$NAME`` a value that the probe kept at entry, and ``$argN`` is the argument as it was at entry.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ WORDS = {  # index of a register in struct pt_regs, by the kernel's name
     "bx": 0, "cx": 1, "dx": 2, "si": 3, "di": 4, "bp": 5, "ax": 6,
     "ds": 7, "es": 8, "orig_ax": 9, "ip": 10, "cs": 11, "flags": 12,
 }  # fmt: skip
-SP = -1
+SP, KEPT, LATENCY = -1, -2, -3
 MAX_DEREFS = 8
 MAX_ARRAY = 64
 NOT_IN_FRAME = ("ss", "fs", "gs")
@@ -59,7 +62,7 @@ class FetchArg:
     bit_offset: int = 0
     count: int = 0
     kind: str = "number"  # or char, symbol, string
-    at_return: bool = False
+    variable: str = ""  # $argN, $retval, $latency or $NAME
 
     def __str__(self) -> str:
         return f"{self.name}={self.text}" if self.name else self.text
@@ -68,6 +71,11 @@ class FetchArg:
     def bits(self) -> int:
         """Width of the value in bits."""
         return self.bit_width or 8 * self.size
+
+    @property
+    def at_return(self) -> bool:
+        """Is it for return probes only?"""
+        return bool(self.variable) and not self.variable.startswith("$arg")
 
     @property
     def scalar(self) -> bool:
@@ -115,6 +123,7 @@ class Parser:
             raise TypeError(f"a fetch argument is text such as '+4(%sp):u32', not {type(text).__name__}")
         self.text = text
         self.at = 0
+        self.name = ""  # of the variable that was read last
 
     def fail(self, message: str, at: int | None = None) -> ValueError:
         column = self.at if at is None else at
@@ -151,16 +160,16 @@ class Parser:
 
     def typed_fetch(self, name: str) -> FetchArg:
         """``fetch[:TYPE]`` from here on."""
-        start = self.at
+        start, self.name = self.at, ""
         register, symbol, value, offsets = self.fetch(0)
-        kind = Type()
+        kind = Type(8, False, False) if register == LATENCY else Type()
         if self.match(":"):
             at = self.at
             kind = self.type()
             if (kind.length or kind.kind == "string") and not offsets:
                 raise self.fail("arrays and strings are memory: the fetch must be +OFFSET(...) or @ADDRESS", at)
         text = self.text[start : self.at]
-        return FetchArg(text, name, register, symbol, value, offsets, *kind, "$retval" in text)
+        return FetchArg(text, name, register, symbol, value, offsets, *kind, self.name)
 
     def fetch(self, depth: int) -> tuple[int | None, str | None, int, tuple[int, ...]]:
         start = self.at
@@ -208,11 +217,15 @@ class Parser:
             if re.match("[0-9]", self.text[self.at :]):
                 return SP, None, 0, (4 * self.number("N of $stackN", 0, 0xFFFF),)
             return SP, None, 0, ()
-        if self.match("arg"):
-            return SP, None, 0, (4 * self.number("N of $argN", 1, 128),)
-        if self.match(r"retval(?!\w)"):
-            return WORDS["ax"], None, 0, ()
-        raise self.fail("there are $stack, $stackN, $argN and $retval", start)
+        if self.match("arg(?=[0-9])"):
+            number = self.number("N of $argN", 1, 128)
+            self.name = f"$arg{number}"
+            return SP, None, 0, (4 * number,)
+        name = self.match(r"[A-Za-z_]\w*")
+        if name is None or name == "comm":
+            raise self.fail("there are $stack, $stackN, $argN, and in return probes $retval, $latency, $NAME", start)
+        self.name = f"${name}"
+        return {"retval": WORDS["ax"], "latency": LATENCY}.get(name, KEPT), None, 0, ()
 
     def address(self) -> tuple[str | None, int]:
         if re.match("[0-9]", self.text[self.at :]):

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 
 from .fetchargs import FetchArg, Parser
-from .programs import Code, Op, Symbols, compile_field, constant, names_of, op
+from .programs import Code, Kept, Op, Symbols, compile_field, constant, names_of, op
 
 TEXT_MAX = 4096
 NESTING_MAX = 24
@@ -47,7 +47,7 @@ UNARY = {"-": Code.NEG, "~": Code.INVERT, "!": Code.NOT}
 
 
 def compile_filter(
-    text: str, fields: Mapping[str, FetchArg], symbols: Symbols, *, strict: bool = True
+    text: str, fields: Mapping[str, FetchArg], symbols: Symbols, kept: Kept | None = None, *, strict: bool = True
 ) -> tuple[list[Op], set[str]]:
     """The program of a filter, and the names that it uses.
 
@@ -64,7 +64,7 @@ def compile_filter(
         len >
              ^
     """
-    parser = _Filter(text, fields, symbols, strict)
+    parser = _Filter(text, fields, symbols, kept if strict else lambda name: 0, strict)
     parser.whole()
     return parser.ops, parser.names
 
@@ -72,11 +72,13 @@ def compile_filter(
 class _Filter(Parser):
     """Emits instructions while it parses; its methods return whether their value is unsigned."""
 
-    def __init__(self, text: str, fields: Mapping[str, FetchArg], symbols: Symbols, strict: bool) -> None:
+    def __init__(
+        self, text: str, fields: Mapping[str, FetchArg], symbols: Symbols, kept: Kept | None, strict: bool
+    ) -> None:
         if not isinstance(text, str):
             raise TypeError(f"a filter is text such as 'len > 4096', not {type(text).__name__}")
         super().__init__(text)
-        self.fields, self.symbols, self.strict = fields, symbols, strict
+        self.fields, self.symbols, self.kept, self.strict = fields, symbols, kept, strict
         self.ops: list[Op] = []
         self.names: set[str] = set()
         self.depth = 0
@@ -180,5 +182,7 @@ class _Filter(Parser):
     def field(self, arg: FetchArg, start: int) -> bool:
         if not arg.scalar:
             raise self.fail("arrays and strings cannot be compared: use one element of them", start)
-        self.emit(*compile_field(arg, self.symbols))
+        if arg.at_return and self.kept is None:
+            raise self.fail(f"{arg.variable} is known in return probes only", start)
+        self.emit(*compile_field(arg, self.symbols, self.kept))
         return arg.unsigned64

@@ -185,7 +185,7 @@ class Hist(Action):
         return {self.name: self.field}
 
     def _compile(self, lookup: Lookup, names: Fields) -> list[list[Op]]:
-        return [compile_field(self.field, lookup)]
+        return [compile_field(self.field, lookup, lookup.kept)]
 
     def _load(self, programs: list[list[Op]]) -> None:
         self._core.set_program(programs[0])

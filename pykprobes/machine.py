@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from operator import index
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from . import calls, loader
 from .actions import Action
 from .binding import CPUS, KERNELS, KPROBES, NONE, RUN_SLICE, Core
-from .board import Board, vector_number
+from .board import vector_number
 from .disasm import INSN_MAX, Line, disassemble
 from .errors import MemoryFault
 from .fpu import Fpu
@@ -18,8 +18,9 @@ from .imports import Imports
 from .linux.console import Console
 from .memory import Memory, address_range
 from .pc import Pc, PcBoard, board_of
-from .probes import FaultHandler, Kprobe, PostHandler, PreHandler, ProbeTable
+from .probes import ProbeTable
 from .probespec import parse_place
+from .probing import Probing
 from .regions import AddressSpace, parse_rights
 from .registers import PtRegs, Registers, word
 from .sse import Sse
@@ -29,7 +30,6 @@ from .watches import Handler as WatchHandler
 from .watches import Watch, unwatch, watch
 
 if TYPE_CHECKING:
-    from .fetchargs import FetchArg
     from .loader import Image, Source
 
 MEMORY_MAX = 2 << 30
@@ -38,7 +38,7 @@ STOPPED_BY_PYTHON = 9
 WITH_CODE = (StopReason.TRAP, StopReason.UNIMPLEMENTED)
 
 
-class Machine(Board, PcBoard):
+class Machine(Probing, PcBoard):
     """An i386 with `memory` bytes of RAM and the kernel side of the probes patch.
 
     ``kprobes`` is "fixed", "2.5.26" (the patch as posted, defects included) or None (off). ``kernel=None`` makes a
@@ -287,92 +287,7 @@ class Machine(Board, PcBoard):
         """End a watch; its counters stay readable."""
         unwatch(self, watch)
 
-    # Probes
-
-    @property
-    def kprobes(self) -> list[Kprobe]:
-        """The registered probes."""
-        return self._probes.all()
-
-    def register_kprobe(self, probe: Kprobe) -> None:
-        """Implant a probe; KprobeError says why it cannot be."""
-        self._probes.register(probe)
-
-    def unregister_kprobe(self, probe: Kprobe) -> None:
-        """Take a probe out; its counters stay readable."""
-        self._probes.unregister(probe)
-
-    def register_kprobes(self, probes: Iterable[Kprobe]) -> None:
-        """Implant all of them or none."""
-        done: list[Kprobe] = []
-        try:
-            for probe in list(probes):
-                self._probes.register(probe)
-                done.append(probe)
-        except BaseException:
-            for probe in reversed(done):
-                self._probes.unregister(probe)
-            raise
-
-    def unregister_kprobes(self, probes: Iterable[Kprobe]) -> None:
-        """Take several probes out; those that are not registered are an error before any is."""
-        for probe in self._registered(probes):
-            self._probes.unregister(probe)
-
-    def disable_kprobes(self, probes: Iterable[Kprobe]) -> None:
-        """Disable several probes; those that are not registered are an error before any is."""
-        for probe in self._registered(probes):
-            probe.disable()
-
-    def enable_kprobes(self, probes: Iterable[Kprobe]) -> None:
-        """Enable several probes; those that are not registered are an error before any is."""
-        for probe in self._registered(probes):
-            probe.enable()
-
-    def kprobe(
-        self,
-        where: str | int,
-        offset: int = 0,
-        pre_handler: PreHandler | None = None,
-        post_handler: PostHandler | None = None,
-        fault_handler: FaultHandler | None = None,
-        action: Action | Sequence[Action] | None = None,
-        filter: str | None = None,
-    ) -> Any:
-        """Make and register a probe. Without handler and action: a decorator for the pre_handler, giving the probe.
-
-        ``filter`` is put before the actions as `When` (filter).
-        """
-        if pre_handler is None and post_handler is None and fault_handler is None and (action, filter) == (None, None):
-            self._probes.resolve(Kprobe(where, offset))
-            return lambda handler: self.kprobe(where, offset, handler)
-        probe = Kprobe(where, offset, pre_handler, post_handler, fault_handler, action, filter)
-        self._probes.register(probe)
-        return probe
-
-    def occupancy(self) -> list[int]:
-        """How many probes each of the 64 buckets of the patch's table holds."""
-        return self._core.occupancy()
-
-    def fetch(self, arg: str | FetchArg) -> Any:
-        """In a handler: the value of a fetch argument, None when its memory cannot be read.
-
-        Numbers are int, strings bytes (cut at 4,096), arrays lists of them.
-        """
-        from .fetch import fetch
-
-        if not self._core.in_handler:
-            raise RuntimeError("fetch arguments have values in handlers only")
-        return fetch(self._core, arg, self.address)
-
     # What other modules use
-
-    def _registered(self, probes: Iterable[Kprobe]) -> list[Kprobe]:
-        listed = list(probes)
-        for probe in listed:
-            if not isinstance(probe, Kprobe) or not probe.registered or probe.machine is not self:
-                raise ValueError(f"{probe!r} is not registered with this machine")
-        return listed
 
     def _outside(self, what: str) -> None:
         self._core.handle  # noqa: B018 - a closed machine is reported first

@@ -260,14 +260,15 @@ class ProbeTable:
         return {
             errno.EEXIST: f"{where} has a probe already: {here!r}",
             errno.EINVAL: f"{where} cannot be probed: {self._why_not(address)}",
-            errno.ENOSYS: self._why_nosys(),
+            errno.ENOSYS: self.why_nosys(),
             errno.ENOMEM: f"the host has no memory for a probe at {where}",
             errno.EDEADLK: f"{where}: a handler holds the lock of the 2.5.26 kprobes, this would wait for it forever",
             errno.EBUSY: f"{where}: another CPU holds the lock of the 2.5.26 kprobes: run on until it is free",
             errno.ENOENT: f"{where} is not registered",
         }.get(code, f"{where} cannot be probed: {errno.errorcode.get(code, code)}")
 
-    def _why_nosys(self) -> str:
+    def why_nosys(self) -> str:
+        """What ENOSYS means here."""
         if self._machine.kprobes_mode is None:
             return "kprobes are off in this machine: make it with kprobes='fixed' or '2.5.26'"
         return "the 2.5.26 kprobes have no return probes, no enable and no disable: kprobes='fixed' has"

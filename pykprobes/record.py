@@ -105,7 +105,7 @@ class Record(Action):
         return self.fields
 
     def _compile(self, lookup: Lookup, names: Fields) -> list[list[Op]]:
-        return [compile_field(field, lookup) for field in self.fields.values()]
+        return [compile_field(field, lookup, lookup.kept) for field in self.fields.values()]
 
     def _load(self, programs: list[list[Op]]) -> None:
         self._core.set_fields([(ops, *place) for ops, place in zip(programs, self._layout, strict=True)])

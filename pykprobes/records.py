@@ -19,6 +19,7 @@ class Layout(NamedTuple):
     import_stride: int
     import_max: int
     call_return: int
+    trampoline: int
     stack_top: int
     stack_bottom: int
     stack_stride: int
@@ -33,3 +34,12 @@ class Stats(NamedTuple):
     nmissed: int = 0
     misses: tuple[int, ...] = (0,) * len(MISSES)
     number: int = -1
+
+
+class ReturnStats(NamedTuple):
+    """The counters of one return probe."""
+
+    hits: int = 0
+    nmissed: int = 0
+    abandoned: int = 0
+    active: int = 0

@@ -188,6 +188,15 @@ class PtRegs:
     ip = _word("eip")
 
     @property
+    def retval(self) -> int:
+        """eax: in a return handler what the function returns."""
+        return self.eax
+
+    @retval.setter
+    def retval(self, value: int) -> None:
+        self.eax = value
+
+    @property
     def user_mode(self) -> bool:
         """Did the trap interrupt ring 3 or virtual-8086 code?"""
         regs = self._regs

@@ -95,7 +95,7 @@ def test_bit_fields_and_names() -> None:
         ("%ax:u7", 5, "type"),
         ("%ax:string", 5, "memory"),
         ("$stack1x", 7, "number"),
-        ("$retvalue", 1, "$retval"),
+        ("$5", 1, "$retval"),
         ("%ax:x8[4]", 5, "memory"),
         ("+0(%ax):x8[0]", 12, "out of range"),
         ("+0(%ax):x8[65]", 12, "out of range"),
