@@ -25,7 +25,8 @@ from pykprobes.cli import shipped_images
 
 CODE = 0x10000
 INC = "8b 44 24 04 40 c3"  # mov eax, [esp+4]; inc eax; ret
-# fact: mov eax,[esp+4]; cmp eax,1; jbe out; dec eax; push eax; call fact; pop ecx; mov ecx,[esp+4]; imul eax,ecx; out: ret
+# fact: mov eax,[esp+4]; cmp eax,1; jbe out; dec eax; push eax; call fact; pop ecx; mov ecx,[esp+4]; imul eax,ecx; out:
+# nop; ret
 FACT = "8b 44 24 04 83 f8 01 76 10 48 50 e8 f0 ff ff ff 59 8b 4c 24 04 0f af c1 90 c3"
 
 
@@ -142,7 +143,8 @@ def test_actions_at_return() -> None:
 def test_filters_at_return() -> None:
     m = loaded(FACT)
     rec = Record("n=$arg1", "ret=$retval")
-    rp = m.kretprobe(CODE, action=[When("$latency > 4"), rec], filter="ret > 1 && argument != 4", entry=["argument=$arg1"])
+    chain = [When("$latency > 4"), rec]
+    rp = m.kretprobe(CODE, action=chain, filter="ret > 1 && argument != 4", entry=["argument=$arg1"])
     m.call(CODE, 6)
     assert rec.drain()["n"].tolist() == [2, 3, 5, 6]
     assert rp.hits == 6
