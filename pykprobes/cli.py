@@ -12,14 +12,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__
+from . import __version__, cli_record
 from .actions import Action, Count
+from .cli_record import add_commands
 from .demo import demo
 from .errors import ImportUnbound, MachineFault
 from .fetchargs import FetchArg
 from .hist import Hist
 from .machine import Machine
 from .probespec import ProbeSpec, parse_place, parse_probe
+from .recording import Recording
 from .report import Report
 from .stop import StopReason
 
@@ -46,17 +48,13 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run an image, or call one of its functions, under probes")
-    add_image(run)
-    run.add_argument("--call", nargs="+", metavar=("FN", "ARG"), help="call a function: numbers, symbols or str:TEXT")
-    run.add_argument("--probe", action="append", default=[], metavar="SPEC", help="'p:name sym+off f=+4(%%sp):u32'")
+    add_run(run)
     run.add_argument("--hist", action="append", default=[], metavar="FIELD", help="a field, or FIELD:LOW:HIGH:BINS")
     run.add_argument("--json", action="store_true", help="print one JSON object")
-    run.add_argument("--max-instructions", type=number, metavar="N", help="stop after N instructions")
-    run.add_argument("--until", metavar="PLACE", help="stop before the instruction at a symbol or address")
-    run.add_argument("--timer", metavar="VEC:PERIOD", help="interrupt VEC every PERIOD instructions")
-    run.add_argument("--kprobes", default="fixed", choices=["fixed", "2.5.26"], help="which probes (default: fixed)")
     run.add_argument("--occupancy", action="store_true", help="show the patch's hash table")
     run.set_defaults(execute=command_run)
+
+    add_commands(commands, add_run, {"stat": command_stat, "record": command_record, "report": command_report})
 
     disasm = commands.add_parser("disasm", help="disassemble an image")
     add_image(disasm)
@@ -78,6 +76,20 @@ def parser() -> argparse.ArgumentParser:
 def add_image(command: argparse.ArgumentParser) -> None:
     command.add_argument("image", metavar="IMAGE", help="an i386 ELF file, flat code with --at, or a shipped image")
     command.add_argument("--at", type=number, metavar="ADDRESS", help="where to put flat code or a library")
+
+
+def add_run(command: argparse.ArgumentParser) -> None:
+    add_image(command)
+    command.add_argument(
+        "--call", nargs="+", metavar=("FN", "ARG"), help="call a function: numbers, symbols or str:TEXT"
+    )
+    command.add_argument("--probe", action="append", default=[], metavar="SPEC", help="'p:name sym+off f=+4(%%sp):u32'")
+    command.add_argument("--max-instructions", type=number, metavar="N", help="stop after N instructions")
+    command.add_argument("--until", metavar="PLACE", help="stop before the instruction at a symbol or address")
+    command.add_argument("--timer", metavar="VEC:PERIOD", help="interrupt VEC every PERIOD instructions")
+    command.add_argument(
+        "--kprobes", default="fixed", choices=["fixed", "2.5.26"], help="which probes (default: fixed)"
+    )
 
 
 def shipped_images() -> dict[str, Path]:
@@ -124,13 +136,19 @@ def actions_of(spec: ProbeSpec, hists: Sequence[str], used: set[str]) -> list[Ac
     return actions or [Count()]
 
 
+def implant(machine: Machine, spec: ProbeSpec, actions: Sequence[Action], filter: str | None = None) -> Any:
+    """Register a parsed probe."""
+    if spec.returns:
+        return machine.kretprobe(spec.place, maxactive=spec.maxactive, action=actions, filter=filter)
+    return machine.kprobe(spec.place, spec.offset, action=actions, filter=filter)
+
+
 def add_probes(machine: Machine, specs: Sequence[str], hists: Sequence[str], report: Report) -> None:
     """Register the probes of a command line, all or none."""
     parsed = [parse_probe(text) for text in specs]
     used: set[str] = set()
     for spec in parsed:
-        probe = machine.kprobe(spec.place, spec.offset, action=actions_of(spec, hists, used))
-        report.probes.append((spec.name, probe))
+        report.probes.append((spec.name, implant(machine, spec, actions_of(spec, hists, used))))
     for wanted in hists:
         if wanted not in used:
             known = ", ".join(field.name for spec in parsed for field in spec.fields) or "none"
@@ -190,11 +208,13 @@ def set_timer(machine: Machine, text: str) -> None:
         raise ValueError(f"--timer {text}: give VEC:PERIOD, such as 0x20:10000 ({error})") from None
 
 
-def execute(machine: Machine, args: argparse.Namespace, report: Report) -> None:
+def execute(machine: Machine, args: argparse.Namespace, report: Report, shows: bool = True) -> None:
     """Run or call, keeping in the report what comes out of it."""
+    if args.timer:
+        set_timer(machine, args.timer)
     begin, start = time.perf_counter(), machine.icount
     try:
-        with progress(machine, not args.json) as shown:
+        with progress(machine, shows) as shown:
             if args.call:
                 words = call_arguments(machine, args.call[1:])
                 report.result = machine.call(
@@ -215,15 +235,52 @@ def command_run(args: argparse.Namespace) -> int:
         load(machine, args)
         report = Report(Path(args.image).name)
         add_probes(machine, args.probe, args.hist, report)
-        if args.timer:
-            set_timer(machine, args.timer)
-        execute(machine, args, report)
+        execute(machine, args, report, not args.json)
         if args.occupancy:
             report.occupancy = machine.occupancy()
         print(json.dumps(report.data()) if args.json else "\n".join(report.lines()))
+    return status_of(report)
+
+
+def status_of(report: Report) -> int:
+    """The exit status for how a run ended."""
     if report.interrupted:
         return INTERRUPTED
     return GUEST_FAILED if report.stop is not None and report.stop.reason in FAILED else OK
+
+
+def command_stat(args: argparse.Namespace) -> int:
+    """pykprobes stat"""
+    with Machine(kprobes=args.kprobes) as machine:
+        load(machine, args)
+        report = cli_record.stat(machine, args, implant)
+        execute(machine, args, report)
+        print("\n".join(cli_record.stat_lines(report)))
+    return status_of(report)
+
+
+def command_record(args: argparse.Namespace) -> int:
+    """pykprobes record"""
+    with Machine(kprobes=args.kprobes) as machine:
+        load(machine, args)
+        report, rings = cli_record.record(machine, args, implant)
+        with open(args.output, "wb") as file:
+            execute(machine, args, report)
+            recording = cli_record.recording(report, rings)
+            recording.save(file)
+        print(report.outcome())
+        dropped = sum(probe.dropped for probe in recording.probes)
+        lost = f"; {dropped:,} were dropped: raise --capacity, or use --filter" if dropped else ""
+        print(f"{sum(map(len, recording.rows)):,} records of {len(rings)} probes in {args.output}{lost}")
+    return status_of(report)
+
+
+def command_report(args: argparse.Namespace) -> int:
+    """pykprobes report"""
+    if not Path(args.file).exists():
+        raise ValueError(f"no file {args.file}: 'pykprobes record' makes one")
+    print("\n".join(cli_record.report_lines(Recording.load(args.file), args.probe, args.field)))
+    return OK
 
 
 def command_disasm(args: argparse.Namespace) -> int:
@@ -274,10 +331,12 @@ def command_demo(args: argparse.Namespace) -> int:
 
 
 def message(error: BaseException) -> str:
-    """An exception in one line."""
+    """An exception in one line, but for a filter's, which show the place."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if text.endswith("^") and text.count("\n") == 2:
+        return text
     return " ".join(text.split()) or type(error).__name__
 
 

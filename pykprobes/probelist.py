@@ -46,17 +46,25 @@ class ProbeList(Sequence["Kprobe | Kretprobe"]):
         shown = self._probes if most is None else self._probes[:most]
         if not shown:
             return ["no probes"]
-        rows = [HEAD, *map(row, shown)]
-        widths = [max(len(cells[i]) for cells in rows) for i in range(len(HEAD))]
-        lines = [
-            "  ".join(f"{cell:{'>' if i in RIGHT else '<'}{widths[i]}}" for i, cell in enumerate(cells)).rstrip()
-            for cells in rows
-        ]
+        lines = aligned([HEAD, *map(row, shown)], RIGHT)
         more = len(self._probes) - len(shown)
         return [*lines, f"... and {more:,} more"] if more else lines
 
     def __repr__(self) -> str:
         return "\n".join(self.lines(SHOWN))
+
+
+def aligned(rows: Sequence[tuple[str, ...]], right: Sequence[int] = ()) -> list[str]:
+    """Rows of cells as lines, the columns in `right` flush right.
+
+    >>> aligned([("a", "n"), ("long", "10")], right=[1])
+    ['a      n', 'long  10']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(f"{cell:{'>' if i in right else '<'}{widths[i]}}" for i, cell in enumerate(cells)).rstrip()
+        for cells in rows
+    ]
 
 
 def row(probe: Kprobe | Kretprobe) -> tuple[str, ...]:

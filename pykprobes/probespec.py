@@ -3,6 +3,7 @@
 ::
 
     p[:[GROUP/]NAME] place {[NAME=]fetch[:TYPE]}      place := [IMAGE:]SYM[+OFFSET] | ADDRESS
+    r[MAXACTIVE][:[GROUP/]NAME] function {...}        the same: p[:...] function%return {...}
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 from .fetchargs import FetchArg, parse_fetch
 
 MAX_FIELDS = 128
-HEAD = re.compile(r"p(?::(?:(?P<group>[A-Za-z_]\w*)/)?(?P<name>[A-Za-z_]\w*)?)?", re.ASCII)
+HEAD = re.compile(
+    r"(?P<kind>p|r(?P<maxactive>[0-9]+)?)(?::(?:(?P<group>[A-Za-z_]\w*)/)?(?P<name>[A-Za-z_]\w*)?)?", re.ASCII
+)
 PLACE = re.compile(r"(?P<symbol>(?:[\w.\-]+:)?[A-Za-z_.][\w.$@]*)(?:\+(?P<offset>0[xX][0-9a-fA-F]+|[0-9]+))?", re.ASCII)
 
 
@@ -24,6 +27,8 @@ class ProbeSpec:
     >>> spec = parse_probe("p:size crc32+4 len=+12(%sp):u32 %ax")
     >>> spec.name, spec.place, spec.offset, [field.name for field in spec.fields]
     ('size', 'crc32', 4, ['len', 'arg2'])
+    >>> parse_probe("r16:out crc32 $retval").maxactive, parse_probe("p crc32%return").returns
+    (16, True)
     """
 
     name: str
@@ -31,6 +36,8 @@ class ProbeSpec:
     place: str | int
     offset: int
     fields: tuple[FetchArg, ...]
+    returns: bool = False
+    maxactive: int | None = None
 
     def field(self, name: str) -> FetchArg:
         """The field of a name; ValueError lists what there is."""
@@ -65,13 +72,13 @@ def parse_probe(text: str) -> ProbeSpec:
         raise ValueError("an empty probe: give 'p[:name] symbol+offset [field=fetch:type]'")
     head = HEAD.fullmatch(words[0])
     if not head:
-        kind = "return probes are not supported yet" if words[0].startswith("r") else "a probe begins with p or p:name"
-        raise ValueError(f"bad probe {text!r}: {kind}")
+        raise ValueError(f"bad probe {text!r}: a probe begins with p or p:name, a return probe with r or r:name")
     if len(words) < 2:
         raise ValueError(f"bad probe {text!r}: behind {words[0]} goes a symbol or an address")
-    if words[1].endswith("%return"):
-        raise ValueError(f"bad probe {text!r}: return probes are not supported yet")
-    place, offset = parse_place(words[1])
+    returns = head["kind"] != "p" or words[1].endswith("%return")
+    place, offset = parse_place(words[1].removesuffix("%return"))
+    if returns and offset:
+        raise ValueError(f"bad probe {text!r}: return probes go to the first instruction of a function")
     if len(words) - 2 > MAX_FIELDS:
         raise ValueError(f"bad probe: {len(words) - 2} fields, the most is {MAX_FIELDS}")
     fields = tuple(_field(word, f"arg{i}") for i, word in enumerate(words[2:], 1))
@@ -79,8 +86,10 @@ def parse_probe(text: str) -> ProbeSpec:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"bad probe {text!r}: two fields are called {name}")
-    default = f"p_{place}_{offset}" if isinstance(place, str) else f"p_{place:#x}"
-    return ProbeSpec(head["name"] or default, head["group"] or "kprobes", place, offset, fields)
+    letter = "r" if returns else "p"
+    default = f"{letter}_{place}_{offset}" if isinstance(place, str) else f"{letter}_{place:#x}"
+    maxactive = int(head["maxactive"] or 0) or None
+    return ProbeSpec(head["name"] or default, head["group"] or "kprobes", place, offset, fields, returns, maxactive)
 
 
 def _field(word: str, default: str) -> FetchArg:

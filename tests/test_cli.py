@@ -129,6 +129,74 @@ def test_symbols(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(out)["crc32"] == 0x08048100
 
 
+def test_return_probes(capsys: pytest.CaptureFixture[str]) -> None:
+    probes = ["--probe", "r:crc crc32 ret=$retval dt=$latency", "--probe", "p:adler adler32%return"]
+    status, out, err = run(capsys, "run", "checksum", *probes, "--hist", "dt")
+    assert (status, err) == (0, "")
+    assert "crc: dt = $latency, 256 values" in out
+    assert any(line.split()[0::2] == ["adler", "256"] for line in out.splitlines() if line.startswith("adler"))
+
+
+def test_stat(capsys: pytest.CaptureFixture[str]) -> None:
+    probes = ("crc32", "adler32%return", "p:long fletcher32 n=$arg3")
+    status, out, err = run(capsys, "stat", "checksum", *(word for probe in probes for word in ("--probe", probe)))
+    assert (status, err) == (0, "")
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[3] == ["hits", "per", "1,000", "instructions", "missed", "probe", "place"]
+    assert [(line[0], *line[2:5]) for line in lines[4:]] == [
+        ("256", "0", "p_crc32_0", "crc32"), ("256", "0", "r_adler32_0", "adler32"), ("256", "0", "long", "fletcher32")
+    ]  # fmt: skip
+
+
+def test_stat_with_a_filter_counts_all_hits(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "stat", "checksum", "--probe", "crc32", "--filter", "$arg3 > 100")
+    assert status == 0
+    assert out.splitlines()[4].split()[0] == "101"
+
+
+def test_record_and_report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = str(tmp_path / "here")
+    fields = "len=$arg3:u32 first=+0($arg2):x8[2] text=+0($arg2):string bad=+0(\\0x70000000)"
+    probes = ["--probe", f"p:crc crc32 {fields}", "--probe", "r:back crc32 ret=$retval n=$arg3:u32"]
+    status, out, err = run(capsys, "record", "checksum", *probes, "-o", file)
+    assert (status, err) == (0, "")
+    assert f"512 records of 2 probes in {file}" in out
+    status, out, err = run(capsys, "report", file)
+    assert (status, err) == (0, "")
+    for text in ("crc: len = $arg3:u32", "[4K, 8K)", "unreadable: 256", "back: ret = $retval", "hits over time", "█"):
+        assert text in out
+    status, out, _ = run(capsys, "report", file, "--probe", "back", "--field", "n")
+    assert "back: n = $arg3:u32" in out and "crc: " not in out and "ret =" not in out
+    for arguments, says in ((["--probe", "x"], "there are: crc, back"), (["--field", "x"], "there are: bad, first")):
+        status, _, err = run(capsys, "report", file, *arguments)
+        assert status == 2 and says in err
+
+
+def test_what_is_dropped_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = str(tmp_path / "x.npz")
+    arguments = ["--probe", "p:crc crc32 n=$arg3:u32", "-o", file, "--capacity", "10", "--full", "drop-newest"]
+    _, out, _ = run(capsys, "record", "checksum", *arguments)
+    assert "10 records of 1 probes" in out and "246 were dropped" in out
+    _, out, _ = run(capsys, "report", file)
+    assert ["crc", "crc32", "(0x8048100)", "10", "256", "0", "246"] in [line.split() for line in out.splitlines()]
+
+
+def test_a_filter_that_is_wrong_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = run(capsys, "stat", "checksum", "--probe", "crc32", "--filter", "$arg3 >> > 4")
+    assert status == 2
+    first, text, caret = err.splitlines()
+    assert first.startswith("pykprobes: bad filter, column 10")
+    assert (text, caret) == ("    $arg3 >> > 4", "    " + " " * 9 + "^")
+
+
+def test_a_run_that_a_full_ring_stops(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = str(tmp_path / "x.npz")
+    _, out, _ = run(
+        capsys, "record", "checksum", "--probe", "crc32", "-o", file, "--capacity", "5", "--full", "stop"
+    )
+    assert "5 records of 1 probes" in out and "stopped" in out
+
+
 def test_demo(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "demo")
     assert status == 0
@@ -152,8 +220,19 @@ def test_demo(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "checksum", "--probe", "p:x crc32+0x21"], "inside an instruction"),
         (["run", "checksum", "--probe", "p:x crc32 %zz"], "column 2"),
         (["run", "checksum", "--probe", "p:x crc32 a=%ax a=%bx"], "two fields"),
-        (["run", "checksum", "--probe", "r:x crc32"], "not supported yet"),
-        (["run", "checksum", "--probe", "p:x crc32", "--probe", "p:y crc32"], "has a probe already"),
+        (["run", "checksum", "--probe", "r:x crc32+4"], "first instruction"),
+        (["run", "checksum", "--probe", "r99999999:x crc32"], "maxactive"),
+        (["run", "checksum", "--probe", "p:x crc32", "--probe", "p:y crc32", "--kprobes", "2.5.26"], "probe already"),
+        (["run", "checksum", "--probe", "p:x crc32 a=$retval", "--hist", "a"], "return probes only"),
+        (["stat", "checksum"], "no probe"),
+        (["stat", "checksum", "--probe", "crd32"], "did you mean crc32"),
+        (["stat", "checksum", "--probe", "r:x crc32", "--kprobes", "2.5.26"], "no return probes"),
+        (["record", "checksum", "--probe", "crc32", "--capacity", "0"], "one record at least"),
+        (["record", "checksum", "--probe", "crc32", "--capacity", str(1 << 40)], "GiB"),
+        (["record", "checksum", "--probe", "crc32", "-o", "/no/such/folder/file"], "No such file"),
+        (["report", "/no/such/file"], "record' makes one"),
+        (["report", "/etc/passwd"], "no recording"),
+        (["report", "/"], "directory"),
         (["run", "checksum", "--probe", LENGTH, "--hist", "size"], "fields are: length"),
         (["run", "checksum", "--probe", LENGTH, "--hist", "length:1"], "LOW:HIGH:BINS"),
         (["run", "checksum", "--probe", LENGTH, "--hist", "length:5:1:4"], "low < high"),
