@@ -307,7 +307,7 @@ static bool call_python(struct machine *m, const struct kretprobe_instance *inst
     bool held = kprobe_hold(m, p), raised;
 
     frame_lend(m, f);
-    raised = m->config.callback(m->config.tag, CALLBACK_RETURN, instance->rp->id, instance->number) == CALLBACK_RAISED;
+    raised = machine_callback(m, CALLBACK_RETURN, instance->rp->id, instance->number) == CALLBACK_RAISED;
     frame_sync(m, f);
     if (held)
         kprobe_release(m);
