@@ -2,11 +2,12 @@
 
 from .actions import Action, Count, Sample, When
 from .actions import Stop as StopRun
+from .calls import double
 from .devices import Device
 from .errors import ImportUnbound, KprobeError, MachineFault, MemoryFault
 from .fetchargs import FetchArg, parse_fetch
 from .hist import Hist
-from .loader import Image
+from .image import Image
 from .machine import Machine
 from .probes import Kprobe
 from .probespec import ProbeSpec, parse_probe
@@ -49,6 +50,7 @@ __all__ = [
     "UnknownSymbol",
     "Watch",
     "When",
+    "double",
     "parse_fetch",
     "parse_probe",
 ]

@@ -26,9 +26,37 @@ def argument(value: object) -> int:
     >>> argument(-1), argument(7)
     (4294967295, 7)
     """
-    if isinstance(value, (bytes, str, float)):
+    if isinstance(value, float):
+        raise TypeError("an argument is a number of 32 bits: pass a float as *pykprobes.double(x), its two words")
+    if isinstance(value, (bytes, str)):
         raise TypeError(f"an argument is a number of 32 bits, not {type(value).__name__}: put data into m.alloc(n)")
     return word(index(value))  # type: ignore[arg-type]
+
+
+def double(value: float) -> tuple[int, int]:
+    """The two words that a float is passed as, being a double of C.
+
+    >>> double(1.5)
+    (0, 1073217536)
+    """
+    low, high = struct.unpack("<2I", struct.pack("<d", value))
+    return low, high
+
+
+INTEGERS = {"u32": (32, False), "s32": (32, True), "u64": (64, False), "s64": (64, True)}
+"""Bits and sign of the results that are in eax, or edx and eax."""
+RESULTS = (*INTEGERS, "f64", "f80")
+
+
+def result(machine: Machine, kind: str) -> int | float | bytes:
+    """What a function has just returned, by the result's type: of a floating-point type it is in ST(0)."""
+    if kind == "f64":
+        return machine.fpu.st[0]
+    if kind == "f80":
+        return machine.fpu.raw[0]
+    bits, signed = INTEGERS[kind]
+    value = (machine.regs.edx << 32 | machine.regs.eax) & (1 << bits) - 1
+    return value - (1 << bits) if signed and value >> bits - 1 else value
 
 
 def call(
@@ -38,10 +66,13 @@ def call(
     convention: str,
     limit: int | None,
     progress: Callable[[int], object] | None,
-) -> int:
-    """Run a function to its return on the current stack and put the CPU back as it was; its eax."""
+    returns: str,
+) -> int | float | bytes:
+    """Run a function to its return on the current stack and put the CPU back as it was; its result."""
     if convention not in CONVENTIONS:
         raise ValueError(f"a calling convention is cdecl or regparm3, not {convention!r}")
+    if returns not in RESULTS:
+        raise ValueError(f"returns={returns!r} must be one of {', '.join(RESULTS)}")
     core = machine._core
     if core.layout is None:
         raise RuntimeError("call needs the built-in kernel side: this machine was made with kernel=None")
@@ -67,7 +98,7 @@ def call(
         machine.regs.eip = function
         stop = machine._loop(limit, progress)
         if stop.reason is StopReason.UNTIL:
-            return machine.regs.eax
+            return result(machine, returns)
         where = machine.symbols.describe(function)
         raise MachineFault(f"{where} did not return: {stop}", stop, dict(machine.regs))
     finally:

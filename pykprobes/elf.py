@@ -7,12 +7,15 @@ pyelftools stumbles over is a ValueError, and the number of its reads is bounded
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
+from elftools.elf.gnuversions import GNUVerDefSection, GNUVerNeedSection
 from elftools.elf.sections import SymbolTableSection
 
 MAGIC = b"\x7fELF"
@@ -20,10 +23,12 @@ EXEC, DYN = "ET_EXEC", "ET_DYN"
 TYPES = {"ET_REL": "a relocatable object: link it first", "ET_CORE": "a core dump"}
 PF_X, PF_W = 1, 2
 SHF_EXECINSTR = 4
-NAMED_TYPES = ("STT_NOTYPE", "STT_OBJECT", "STT_FUNC", "STT_LOOS")
-FUNCTIONS = ("STT_FUNC", "STT_LOOS")
-"""STT_LOOS is how pyelftools calls the number of STT_GNU_IFUNC."""
+IFUNC = "STT_LOOS"
+"""How pyelftools calls the number of STT_GNU_IFUNC."""
+FUNCTIONS = ("STT_FUNC", IFUNC)
+NAMED_TYPES = ("STT_NOTYPE", "STT_OBJECT", "STT_TLS", *FUNCTIONS)
 R_386_RELATIVE = 8
+VERSION_HIDDEN = 0x8000
 SPAN_MAX = 1 << 30
 READS = 1 << 20
 READS_PER_BYTE = 1
@@ -58,8 +63,20 @@ class Segment(NamedTuple):
         return self.address + self.size
 
 
+class TlsSegment(NamedTuple):
+    """A PT_TLS segment: what `size` bytes of each thread begin with lies at `address`."""
+
+    address: int
+    filled: int
+    size: int
+    align: int
+
+
 class ElfSymbol(NamedTuple):
-    """An entry of a symbol table; type, binding and special sections by their names in the ELF specification."""
+    """An entry of a symbol table; type, binding and special sections by their names in the ELF specification.
+
+    ``version`` is "" where symbols have none; a hidden one serves only those who ask for that version.
+    """
 
     name: str
     value: int
@@ -67,6 +84,8 @@ class ElfSymbol(NamedTuple):
     type: str | int
     binding: str | int
     section: str | int
+    version: str = ""
+    hidden: bool = False
 
     @property
     def defined(self) -> bool:
@@ -104,6 +123,7 @@ class Elf:
         self.data = memoryview(data)
         self.align = 4096
         self.segments: list[Segment] = []
+        self.tls: TlsSegment | None = None
         self.dynamic: dict[str | int, int] = {}
         self.dynamic_symbols: list[ElfSymbol] = []
         self.table: DynamicSegment | None = None
@@ -167,8 +187,12 @@ class Elf:
         for segment in found:
             if segment["p_type"] == "PT_LOAD" and segment["p_memsz"]:
                 self.segments.append(self.segment(segment.header))
+            elif segment["p_type"] == "PT_TLS" and segment["p_memsz"]:
+                self.tls = self.tls_segment(segment.header)
             elif isinstance(segment, DynamicSegment) and self.table is None:
                 self.slice(segment["p_offset"], segment["p_filesz"], "dynamic section")
+                # which pyelftools would find anew for each symbol
+                vars(segment)["get_table_offset"] = cache(segment.get_table_offset)
                 self.table = segment
 
     def segment(self, header: Any) -> Segment:
@@ -182,6 +206,13 @@ class Elf:
             raise self.bad(f"the segment at {vaddr:#x} has the alignment {align:#x}")
         self.align = max(self.align, align)
         return Segment(vaddr, data, memsz, header["p_flags"], header["p_paddr"])
+
+    def tls_segment(self, header: Any) -> TlsSegment:
+        found = TlsSegment(*(header[name] for name in ("p_vaddr", "p_filesz", "p_memsz", "p_align")))
+        align = max(found.align, 1)
+        if found.filled > found.size or align & (align - 1) or align > 4096:
+            raise self.bad(f"its thread-local segment at {found.address:#x} has nonsensical sizes")
+        return found._replace(align=align)
 
     def check_segments(self) -> None:
         if not self.segments:
@@ -223,6 +254,27 @@ class Elf:
         if "DT_SYMTAB" in self.dynamic:
             with self.reading("dynamic symbols"):
                 self.dynamic_symbols = [_symbol(found) for found in self.table.iter_symbols()]
+            with self.reading("symbol versions"):
+                self.read_versions()
+
+    def read_versions(self) -> None:
+        """Give the dynamic symbols their versions, which section headers lead to."""
+        numbers = next(self.file.iter_sections("SHT_GNU_versym"), None)
+        if numbers is None:
+            return
+        names: dict[int, str] = {}
+        for section in self.file.iter_sections():
+            if isinstance(section, GNUVerDefSection):
+                for defined, auxiliaries in section.iter_versions():
+                    names[defined["vd_ndx"]] = next(auxiliaries).name
+            elif isinstance(section, GNUVerNeedSection):
+                for _, needed in section.iter_versions():
+                    names.update((auxiliary["vna_other"], auxiliary.name) for auxiliary in needed)
+        words = struct.iter_unpack("<H", bytes(numbers.data())[: 2 * len(self.dynamic_symbols)])
+        for i, (word,) in enumerate(words):
+            name = names.get(word & ~VERSION_HIDDEN, "") if word & ~VERSION_HIDDEN > 1 else ""
+            hidden = bool(word & VERSION_HIDDEN and name)
+            self.dynamic_symbols[i] = self.dynamic_symbols[i]._replace(version=name, hidden=hidden)
 
     def symbols(self) -> list[ElfSymbol]:
         """Named addresses of the file: the full table where there is one, and the dynamic one."""
@@ -234,7 +286,7 @@ class Elf:
         """Is a symbol's address one of code?"""
         if symbol.type in FUNCTIONS:
             return True
-        if symbol.type == "STT_OBJECT":
+        if symbol.type in ("STT_OBJECT", "STT_TLS"):
             return False
         if isinstance(symbol.section, int) and symbol.section < len(self.executable):
             return self.executable[symbol.section]

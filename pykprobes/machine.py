@@ -25,12 +25,14 @@ from .regions import AddressSpace, parse_rights
 from .registers import PtRegs, Registers, word
 from .sse import Sse
 from .stop import Stop, StopReason
-from .symbols import Symbol, SymbolTable
+from .symbols import SymbolTable
+from .thread import Thread
 from .watches import Handler as WatchHandler
 from .watches import Watch, unwatch, watch
 
 if TYPE_CHECKING:
-    from .loader import Image, Source
+    from .image import Image
+    from .loader import Source
 
 MEMORY_MAX = 2 << 30
 PAGE = 4096
@@ -86,6 +88,7 @@ class Machine(Probing, PcBoard):
         self.symbols = SymbolTable()
         self.regions = AddressSpace(self._core, memory)
         self.imports = Imports(self)
+        self.thread = Thread(self)
         self.images: list[Image] = []
         self._probes = ProbeTable(self, check=kprobes != "2.5.26")
 
@@ -175,13 +178,6 @@ class Machine(Probing, PcBoard):
             where = (self.symbols[place] if isinstance(place, str) else place) + offset
         return address_range(where, 0)[0]
 
-    def provided(self, name: str) -> Symbol | None:
-        """The global symbol that a loaded image offers to others."""
-        if name not in self.symbols:
-            return None
-        symbol = self.symbols.lookup(name)
-        return symbol if symbol.is_global else None
-
     def disasm(self, where: int | str, count: int = 10) -> list[Line]:
         """Instructions from an address on, with the bytes that probes replaced put back."""
         start, count = self.address(where), index(count)
@@ -232,13 +228,15 @@ class Machine(Probing, PcBoard):
         convention: str = "cdecl",
         max_instructions: int | None = None,
         progress: Callable[[int], object] | None = None,
-    ) -> int:
+        returns: str = "u32",
+    ) -> Any:
         """Call a guest function and return its eax; registers are afterwards as before, also inside handlers.
 
+        ``returns``: u32, s32 (eax), u64, s64 (edx:eax), f64, f80 (ST(0), as a float or as ten bytes).
         MachineFault when it does not return: its ``stop`` says why, its ``regs`` are those at that moment.
         """
         self._core.handle  # noqa: B018 - a closed machine is reported first
-        return calls.call(self, self.address(function), args, convention, _limit(max_instructions), progress)
+        return calls.call(self, self.address(function), args, convention, _limit(max_instructions), progress, returns)
 
     def stop(self) -> None:
         """In a handler: end the run with the reason STOPPED once the handler has returned."""
@@ -256,7 +254,7 @@ class Machine(Probing, PcBoard):
     def bind(self, name: str, function: Callable[..., Any], args: int | None = None) -> None:
         """Provide an imported function: ``function(machine, *words)`` gets as many words as it has parameters.
 
-        What it returns goes to eax, None as 0. Bind before the load to hide a function that a loaded image has.
+        What it returns goes to eax, None as 0. Bind before a load to hide a function, also one of the image itself.
         """
         self.imports.bind(name, function, args)
 

@@ -6,12 +6,12 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from .elf import MAGIC, Elf
+from .image import Image
 from .memory import PAGE, TOP
 from .segments import Segment
 from .symbols import Symbol, named_symbols
 
 if TYPE_CHECKING:
-    from .loader import Image
     from .machine import Machine
 
 HEADER_MAGIC, LOADER_MAGIC = 0x1BADB002, 0x2BADB002
@@ -136,8 +136,6 @@ def _free_place(machine: Machine, pieces: list[Piece], size: int, name: str) -> 
 def load_multiboot(machine: Machine, data: bytes, header: Header, name: str) -> Image:
     """Place a kernel and set the CPU as the specification says (3.2); ValueError, with nothing changed, when that
     cannot be."""
-    from .loader import Image
-
     unknown = header.flags & 0xFFFF & ~(ALIGN_MODULES | MEMORY_INFO)
     if unknown:
         raise ValueError(f"{name}: its Multiboot header asks for what the machine cannot give (flags {unknown:#x})")
@@ -147,7 +145,7 @@ def load_multiboot(machine: Machine, data: bytes, header: Header, name: str) -> 
     elif data[:4] == MAGIC:
         elf = Elf(data, name)
         pieces, entry = _elf_pieces(elf)
-        symbols = named_symbols(elf, 0)
+        symbols = named_symbols(elf)
     else:
         raise ValueError(f"{name}: a Multiboot header without addresses in a file that is not ELF")
     _check_places(machine, pieces, entry, name)

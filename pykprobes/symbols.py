@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from .elf import NAMED_TYPES, Elf
+from .elf import IFUNC, NAMED_TYPES, Elf, ElfSymbol
 from .memory import TOP
 
 
@@ -103,6 +103,14 @@ class SymbolTable:
             found = None
         return default if found is None else found.address
 
+    def provided(self, name: str) -> Symbol | None:
+        """The global symbol of a name, which images may import."""
+        try:
+            found = self._find(name)
+        except AmbiguousSymbol:
+            return None
+        return found if found is not None and found.is_global else None
+
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self.get(name) is not None
 
@@ -174,7 +182,7 @@ class SymbolTable:
         for symbol in self._all:
             if symbol.name:
                 kept = best.get((symbol.address, symbol.size))
-                if kept is None or (symbol.is_global and not kept.is_global):
+                if kept is None or _rank(symbol) < _rank(kept):
                     best[symbol.address, symbol.size] = symbol
         sized = sorted((s for s in best.values() if s.size), key=lambda s: (s.address, -s.size))
         ranges = self._sweep(sized)
@@ -218,14 +226,31 @@ class SymbolTable:
         return ranges
 
 
-def named_symbols(elf: Elf, bias: int) -> list[Symbol]:
-    """What an ELF file's symbol tables name, `bias` added to the addresses."""
+def _rank(symbol: Symbol) -> tuple[bool, bool, int]:
+    """Which of the names of one place tells most: the lowest."""
+    return not symbol.is_global, "@" in symbol.name, len(symbol.name) - len(symbol.name.lstrip("_"))
+
+
+def kernel_address(symbol: ElfSymbol) -> int | None:
+    """Where a symbol of an image that lies where it was linked is, and which has no threads."""
+    return None if symbol.type == "STT_TLS" else symbol.value
+
+
+def named_symbols(elf: Elf, address_of: Callable[[ElfSymbol], int | None] = kernel_address) -> list[Symbol]:
+    """What an ELF file's symbol tables name, `address_of` telling where each is; None: nowhere.
+
+    A symbol of a version that is not the default one is called name@version.
+    """
     found: dict[tuple[str, int], Symbol] = {}
     for symbol in elf.symbols():
         if not symbol.name or not isinstance(symbol.section, int) or symbol.type not in NAMED_TYPES:
             continue
-        address = symbol.value + bias & 0xFFFFFFFF
-        size = min(symbol.size, TOP - address)
-        made = Symbol(symbol.name, address, size, elf.name, elf.is_code(symbol), symbol.binding != "STB_LOCAL")
-        found.setdefault((symbol.name, address), made)
+        name = f"{symbol.name}@{symbol.version}" if symbol.hidden else symbol.name
+        address = address_of(symbol)
+        if address is None:
+            continue
+        # a function that a resolver chose has a size of its own
+        size = 0 if symbol.type == IFUNC else min(symbol.size, TOP - address)
+        made = Symbol(name, address, size, elf.name, elf.is_code(symbol), symbol.binding != "STB_LOCAL")
+        found.setdefault((name, address), made)
     return list(found.values())

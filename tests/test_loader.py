@@ -17,7 +17,7 @@ from pykprobes.cli import shipped_images
 from pykprobes.loader import Source
 from tests.elf_builder import DYN, ElfBuilder, Symbol
 
-R_32, R_PC32, R_COPY, R_GLOB_DAT, R_JMP_SLOT, R_RELATIVE, R_TPOFF, R_IRELATIVE = 1, 2, 5, 6, 7, 8, 14, 42
+R_32, R_PC32, R_COPY, R_GLOB_DAT, R_JMP_SLOT, R_RELATIVE, R_TPOFF, R_TLS_DESC = 1, 2, 5, 6, 7, 8, 14, 41
 RETURN_7 = b"\xb8\x07\0\0\0\xc3"
 STUB = b"\xff\x25"  # jmp [address]
 
@@ -232,7 +232,10 @@ def test_copy_relocation() -> None:
         assert m.memory.u32(builder.word_at(0)) == 42
 
 
-@pytest.mark.parametrize(("kind", "says"), [(R_TPOFF, "thread-local"), (R_IRELATIVE, "ifunc"), (200, "type 200")])
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [(R_TPOFF, "thread-local errno: load the library that has it"), (R_TLS_DESC, "dialect"), (200, "type 200")],
+)
 def test_relocations_that_are_refused(kind: int, says: str) -> None:
     with Machine() as m:
         before = state(m)

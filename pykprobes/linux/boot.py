@@ -101,7 +101,7 @@ def _symbols(image: KernelImage) -> list[Symbol]:
         elf = image.elf
     except ValueError:
         return []
-    return named_symbols(elf, 0) or kallsyms.from_image(image.vmlinux)
+    return named_symbols(elf) or kallsyms.from_image(image.vmlinux)
 
 
 def _parameters(image: KernelImage, ram: int, initrd_at: int, initrd_size: int) -> bytes:
