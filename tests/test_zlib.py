@@ -1,9 +1,5 @@
 """Debian's zlib1g:i386, called from Python, unprobed and with a probe at every instruction of its functions."""
 
-import os
-import shutil
-import subprocess
-import tempfile
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -13,63 +9,14 @@ import pytest
 
 from pykprobes import Count, Machine
 
-from .oracle.native import cache_dir
+from .libraries import fetch
 
 MEGABYTE = 1 << 20
-PACKAGE = "zlib1g"
-
-
-def _apt(root: Path, *command: str) -> "subprocess.CompletedProcess[str]":
-    """apt-get for i386 with a state of its own: the system's is not touched, and nobody need be root."""
-    for folder in ("state/lists/partial", "cache/archives/partial"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    (root / "status").touch()
-    options = {
-        "Dir::State": root / "state", "Dir::State::status": root / "status", "Dir::Cache": root / "cache",
-        "APT::Architecture": "i386", "APT::Architectures::": "i386", "Acquire::Languages": "none",
-        "APT::Sandbox::User": "", "Debug::NoLocking": "true",
-    }  # fmt: skip
-    flags = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    return subprocess.run(
-        ["apt-get", *flags, *command],
-        cwd=root,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def _fetch() -> Path:
-    """Path of libz.so.1, downloaded once."""
-    target = cache_dir() / "libz-i386.so.1"
-    if target.exists():
-        return target
-    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        pytest.skip("zlib1g:i386 needs apt-get and dpkg-deb")
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        try:
-            _apt(root, "update")
-            done = _apt(root, "download", PACKAGE)
-        except subprocess.TimeoutExpired:
-            pytest.skip("zlib1g:i386 could not be fetched in time")
-        packages = list(root.glob(f"{PACKAGE}*.deb"))
-        if not packages:
-            pytest.skip(f"zlib1g:i386 could not be fetched: {done.stderr.strip()[-200:]}")
-        subprocess.run(["dpkg-deb", "-x", str(packages[0]), str(root / "x")], check=True)
-        library = max((root / "x").glob("**/libz.so.1.*"))
-        partial = target.with_suffix(f".{os.getpid()}")
-        shutil.copy(library, partial)
-        partial.replace(target)
-    return target
 
 
 @pytest.fixture(scope="module")
 def library():
-    return _fetch()
+    return fetch.library("libz.so.1")
 
 
 def _memcpy(m, target, source, size):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pykprobes import Machine
 from pykprobes.fpu import from_float
 
-from . import native
+from . import silicon
 from .case import ARITH, DATA, FAULT, REGIONS, STACK_TOP, Case, Result
 from .ours import Ours
 from .undefined import VENDOR, X87
@@ -183,7 +183,8 @@ def cases(form: Form, count: int, seed: object = 0) -> Iterator[Case]:
         yield Case(code, regs, eflags, patches=patches, max_steps=4, fpu=fxsave(control, status, full, registers))
 
 
-def _load(machine: Machine, image: bytes) -> None:
+def load_state(machine: Machine, image: bytes) -> None:
+    """Set the x87 of a machine to an image of FXSAVE."""
     control, status, full = struct.unpack_from("<HHB", image)
     state = machine._core.get_fpu()
     state.control, state.status = control, status
@@ -240,7 +241,7 @@ def _near(ours: list[bytes], theirs: list[bytes], places: int) -> bool:
 def difference(form: Form, case: Case, result: Result, engine: Ours) -> str:
     """How the machine differs from the CPU in a case; empty if it does not."""
     engine.load(case)
-    _load(engine.machine, case.fpu)
+    load_state(engine.machine, case.fpu)
     engine.machine.regs.cr0 &= ~0xC
     outcome, fault = engine.run(case)
     got, want = our_state(engine.machine), state_of(result.fpu)
@@ -277,7 +278,7 @@ def difference(form: Form, case: Case, result: Result, engine: Ours) -> str:
 
 def differences(form: Form, count: int, engine: Ours, seed: object = 0) -> list[str]:
     """All of them in so many cases of a form."""
-    found = [difference(form, case, result, engine) for case, result in native.run_batches(cases(form, count, seed))]
+    found = [difference(form, case, result, engine) for case, result in silicon.run_batches(cases(form, count, seed))]
     return [text for text in found if text]
 
 
@@ -305,5 +306,5 @@ def class_cases(form: Form) -> Iterator[Case]:
 
 def class_differences(form: Form, engine: Ours) -> list[str]:
     """All of them over class_cases."""
-    found = [difference(form, case, result, engine) for case, result in native.run_batches(class_cases(form))]
+    found = [difference(form, case, result, engine) for case, result in silicon.run_batches(class_cases(form))]
     return [text for text in found if text]
