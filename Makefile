@@ -7,13 +7,17 @@ SOURCES = setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.def csrc/*.py)
 ASAN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" PYTHONPATH=build/asan:. \
 	PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
-.PHONY: demo test bench asan fuzz libfuzzer coverage lint clean
+.PHONY: demo test vectors bench asan fuzz libfuzzer coverage lint clean
 
 demo: $(READY)test
 	@$(PY) -m pykprobes demo
 
 test: $(READY)test
 	$(PY) -m pytest -q $(or $(ARGS),tests)
+
+# What the host's CPU answers to the oracle's tests, for hosts on which they cannot ask it.
+vectors: $(READY)test
+	$(PY) -m tests.oracle.record $(ARGS)
 
 bench: $(READY)bench
 	$(PY) -m pytest -q $(or $(ARGS),bench)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from .oracle.checks import assert_same, need_native
+from .oracle.checks import assert_same
 from .oracle.encode import FORMS
 from .oracle.generate import cut_instruction_cases, form_cases, undefined_opcode_cases
 from .oracle.ours import Ours
@@ -12,7 +12,6 @@ NAMES = sorted({form.name for form in FORMS})
 
 @pytest.fixture(scope="module")
 def engine():
-    need_native()
     return Ours()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from .oracle.case import ARITH, DATA, IF, STACK_TOP, Case
-from .oracle.checks import assert_same, need_native
+from .oracle.checks import assert_same
 from .oracle.operands import EDGES
 from .oracle.ours import Ours
 
@@ -44,5 +44,4 @@ def _cases(name: str) -> Iterator[Case]:
 
 @pytest.mark.parametrize("name", COMPARES)
 def test_compare_and_branch(name):
-    need_native()
     assert_same(_cases(name), Ours())

@@ -2,7 +2,6 @@
 
 import pytest
 
-from .oracle.checks import need_native
 from .oracle.ours import Ours
 from .oracle.sse import FORMS, differences, executable, sequence_differences
 
@@ -11,7 +10,6 @@ CASES = 24
 
 @pytest.fixture(scope="module")
 def engine():
-    need_native()
     return Ours()
 
 

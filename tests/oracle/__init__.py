@@ -1,1 +1,1 @@
-"""The machine against other processors: the real CPU (native.py) first of all, and Unicorn (emulated.py)."""
+"""The machine against other processors: the real CPU (silicon.py) first of all, and Unicorn (emulated.py)."""

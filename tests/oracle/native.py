@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from .case import BASE, FAULT, HERE, REGIONS, RF, Case, Result, Step
@@ -76,7 +76,8 @@ def _tools() -> tuple[Path, Path]:
     return tracer, child
 
 
-def _encode(case: Case) -> bytes:
+def encode(case: Case) -> bytes:
+    """A case as the tracer reads it."""
     patches = case.all_patches()
     state = (*case.regs, case.eip, case.eflags, case.fs, case.gs)
     head = _CASE.pack(case.max_steps, case.until, *state, bool(case.fpu), len(patches))
@@ -113,7 +114,7 @@ def run(cases: Iterable[Case]) -> list[Result]:
     """Run all cases on the CPU."""
     cases = list(cases)
     tracer, child = _tools()
-    text = b"".join([BASE[address] for address, _, _ in REGIONS] + [_encode(case) for case in cases])
+    text = b"".join([BASE[address] for address, _, _ in REGIONS] + [encode(case) for case in cases])
     command = [str(tracer), str(child)]
     done = subprocess.run(command, input=text, capture_output=True, check=False, env=environment())
     if done.returncode:
@@ -127,12 +128,15 @@ def run(cases: Iterable[Case]) -> list[Result]:
     return results
 
 
-def run_batches(cases: Iterable[Case], size: int = 1000) -> Iterator[tuple[Case, Result]]:
+Answer = Callable[[Iterable[Case]], list[Result]]
+
+
+def run_batches(cases: Iterable[Case], size: int = 1000, answer: Answer = run) -> Iterator[tuple[Case, Result]]:
     """Run cases a batch at a time, so that traces need not all be held."""
     batch: list[Case] = []
     for case in cases:
         batch.append(case)
         if len(batch) == size:
-            yield from zip(batch, run(batch), strict=True)
+            yield from zip(batch, answer(batch), strict=True)
             batch = []
-    yield from zip(batch, run(batch), strict=True) if batch else ()
+    yield from zip(batch, answer(batch), strict=True) if batch else ()

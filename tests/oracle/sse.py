@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pykprobes import Machine
 
-from . import native
+from . import silicon
 from .case import ARITH, CODE, DATA, FAULT, READONLY, REGIONS, STACK_TOP, UNTIL, Case, Result
 from .ours import Ours
 from .undefined import SSE_NEWER, SSE_ROWS, VENDOR
@@ -260,7 +260,7 @@ def executable(engine: Ours) -> list[Form]:
 def sequence_differences(count: int, length: int, engine: Ours, seed: object = 0) -> list[str]:
     """Differences at the ends of random programs."""
     programs = sequences(executable(engine), count, length, seed)
-    found = [difference(_WHOLE, case, result, engine) for case, result in native.run_batches(programs)]
+    found = [difference(_WHOLE, case, result, engine) for case, result in silicon.run_batches(programs)]
     return [text for text in found if text]
 
 
@@ -378,5 +378,5 @@ def difference(form: Form, case: Case, result: Result, engine: Ours) -> str:
 
 def differences(form: Form, count: int, engine: Ours, seed: object = 0) -> list[str]:
     """All of them in so many cases of a form."""
-    found = [difference(form, case, result, engine) for case, result in native.run_batches(cases(form, count, seed))]
+    found = [difference(form, case, result, engine) for case, result in silicon.run_batches(cases(form, count, seed))]
     return [text for text in found if text]

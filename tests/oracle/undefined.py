@@ -2,16 +2,16 @@
 
 A row of UNDEFINED names instructions, the condition under which it holds, what is undefined then (flags, or DEST for
 the destination), and why. EFFECTS says which flags instructions read and write, so that an undefined flag can be
-followed through a run: a case in which one is read says nothing from there on. Rows with a VENDOR hold on hosts with
-that processor alone; on all others the machine's own behaviour is demanded.
+followed through a run: a case in which one is read says nothing from there on. Rows with a VENDOR hold where
+the answers are of that processor alone; on all others the machine's own behaviour is demanded.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
+from . import silicon
 from .case import AF, ARITH, CF, DF, OF, PF, SF, ZF
 from .encode import ADSIZE, CONDITIONS, FORMS, OPSIZE, REP, REPNE, Form
 
@@ -82,15 +82,7 @@ HALF_DONE = (
 """Instructions whose fault leaves general registers that do not compare."""
 
 
-def _host_vendor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), "")
-
-
-VENDOR = _host_vendor()
+VENDOR = silicon.vendor()
 
 UNFINISHED = (
     (
