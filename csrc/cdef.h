@@ -101,6 +101,70 @@ void machine_set_timer(machine *m, uint8_t vector, uint64_t period);
 int machine_nest_begin(machine *m);
 void machine_nest_end(machine *m);
 
+/* Snapshots: the state of a machine between two instructions. They never change, belong to no machine, and may be used
+ * by several threads. Not from handlers. NULL: out of host memory. */
+typedef struct snapshot snapshot;
+snapshot *machine_snapshot(machine *m);
+void snapshot_destroy(snapshot *s);
+/* Memory, CPU, kernel side, pending interrupts, timer; and with hits, the hits that were running: without, none is, so
+ * that probes can be registered. The machine must have been made with the same configuration. 0; -1: the probe of a hit
+ * is not registered (all else is restored, and no hit runs); -2: out of host memory (only memory is restored). */
+int machine_restore(machine *m, const snapshot *s, int hits);
+/* A machine in the state of a snapshot. It shares its memory, and has none of its probes: their bytes are put back. */
+machine *machine_clone(const snapshot *s, const struct machine_config *config);
+/* After machine_restore: put back the bytes of the snapshot's probes that are not registered here. */
+void machine_withdraw_probes(machine *m, const snapshot *s);
+/* The i-th probe that was registered: the byte it replaced. The i-th hit that was running: 0. Else -1. */
+int snapshot_probe(const snapshot *s, uint32_t i, uint32_t *ret_addr);
+int snapshot_hit(const snapshot *s, uint32_t i, uint32_t *ret_addr);
+
+/* What is in it. A page's flags: */
+enum { SNAPSHOT_ROM = 1, SNAPSHOT_NONZERO = 2 };
+/* Frames with RAM in ascending order, with flags; returns how many there are, and writes up to room of them. */
+uint32_t snapshot_pages(const snapshot *s, uint32_t *frames, uint8_t *flags, uint32_t room);
+/* Their bytes, 4096 for each. */
+void snapshot_bytes(const snapshot *s, const uint32_t *frames, uint32_t count, uint8_t *ret);
+/* A CPU by its number; equal states have equal bytes. */
+struct cpu_state {
+    uint64_t icount, tsc_offset, pat;
+    uint64_t st_mantissa[8];        /* of the x87's physical registers */
+    uint32_t gpr[8];                /* in Intel's order */
+    uint32_t eip, eflags;
+    uint32_t cr0, cr2, cr3, cr4, pdpte[4], dr[8], sysenter[3];
+    uint32_t gdtr_base, idtr_base;
+    uint32_t db_pending;            /* DR6 bits of a trap that a task switch left behind */
+    uint32_t fpu_ip, fpu_dp, mxcsr;
+    uint32_t seg_base[8], seg_limit[8];     /* ES CS SS DS FS GS LDTR TR */
+    uint16_t seg_selector[8], seg_attributes[8];
+    uint16_t gdtr_limit, idtr_limit;
+    uint16_t st_exponent[8], fpu_control, fpu_status, fpu_opcode, fpu_cs, fpu_ds;
+    uint8_t fpu_full;               /* bit i: physical register i is not empty */
+    uint8_t cpl;
+    uint8_t shadow;                 /* 1: no interrupt before the next instruction; 2: no #DB either */
+    uint8_t halted, parked, nmi_blocked, nmi;
+    uint8_t entry_length;           /* at an entry point of the built-in kernel side that INT n entered: its length */
+    uint8_t xmm[128];               /* XMM0 to XMM7, 16 bytes each */
+    uint32_t irq_count;
+    uint8_t irqs[256];              /* pending external interrupts, oldest first */
+};
+void snapshot_cpu(const snapshot *s, uint32_t cpu, struct cpu_state *ret);
+struct board_state {
+    uint64_t timer_period, timer_next;  /* instructions, icount */
+    uint32_t timer_vector;
+    uint32_t intr;                  /* level of the pin */
+    uint32_t cpu;                   /* the CPU that executes next */
+    uint32_t top;                   /* the first frame that was never given to anybody */
+    uint32_t pool;                  /* frames of the built-in kernel side that can be used again */
+};
+/* Writes up to room frames of the pool. */
+void snapshot_board(const snapshot *s, struct board_state *ret, uint32_t *pool, uint32_t room);
+/* A PC's board as bytes that are equal for equal states; how many there are, 0 without one. */
+uint32_t snapshot_pc(const snapshot *s, uint8_t *ret, uint32_t room);
+/* A snapshot from these parts; bytes has 4096 for each page that is SNAPSHOT_NONZERO. NULL: out of host memory. */
+snapshot *snapshot_load(const struct machine_config *config, const uint32_t *frames, const uint8_t *flags, uint32_t count,
+                        const uint8_t *bytes, const struct cpu_state *cpus, const struct board_state *board,
+                        const uint32_t *pool);
+
 /* Registers by number: GPRs 0-7 in Intel's order, then these. set returns 0, or -1 with nothing changed when the
  * value cannot be held (a selector that faults, a reserved bit). */
 enum reg_id {

@@ -45,6 +45,7 @@ enum sreg { ES, CS, SS, DS, FS, GS, LDTR, TR, SREG_COUNT };
 #define DR6_BS 0x00004000u
 #define DR6_BT 0x00008000u
 #define DR7_FIXED 0x00000400u
+#define DR7_ENABLES 0xFFu       /* L0 G0 ... L3 G3 */
 #define DR7_GD 0x00002000u
 
 /* Exception vectors (SDM vol. 3, table 6-1) */
@@ -199,6 +200,8 @@ struct cpu {
     struct jump_entry jump[JUMP_CACHE_SIZE];
     struct fetch_entry fetch[FETCH_TLB_SIZE];
     struct tlb_entry tlbs[3][TLB_SIZE]; /* enum tlb_id */
+    u32 grants;                 /* how many entries were given write tags; beyond TLB_GRANTS granted is not complete */
+    u16 granted[TLB_GRANTS];    /* which: indices into both TLBs as one array */
 };
 _Static_assert(offsetof(struct cpu, gpr) == 0, "register byte offsets start at the structure");
 

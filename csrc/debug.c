@@ -4,8 +4,6 @@
 #include "machine.h"
 #include "mmu.h"
 
-#define DR7_ENABLES 0xFFu       /* L0 G0 ... L3 G3 */
-
 enum { BREAK_CODE = 0, BREAK_WRITE = 1, BREAK_IO = 2, BREAK_READ_WRITE = 3 };
 
 static bool enabled(u32 dr7, unsigned i)

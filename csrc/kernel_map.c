@@ -30,30 +30,12 @@ bool kernel_frame(struct machine *m, u32 *ret)
     return true;
 }
 
-/* A frame whose bytes go back to the host and that has no RAM any more. */
-static bool frame_drop(struct machine *m, u32 frame)
-{
-    struct page *page = memory_page(&m->mem, frame);
-
-    if (!page)
-        return false;
-    if (page->blocks)
-        code_invalidate(m, page, 0, PAGE_SIZE);
-    if (page->owned) {
-        tlb_forget(m, page->data);
-        free(page->data);
-    }
-    page->data = NULL;
-    page->owned = page->present = false;
-    return true;
-}
-
 /* Without memory for the pool the frame is lost until the machine goes. */
 static void frame_release(struct machine *m, u32 frame)
 {
     struct kernel *k = m->kernel;
 
-    if (!frame_drop(m, frame))
+    if (!memory_remove(m, frame))
         return;
     if (k->pool_used == k->pool_size) {
         u32 size = k->pool_size ? 2 * k->pool_size : 64;
@@ -79,6 +61,7 @@ static u32 entry_get(struct machine *m, u32 lin)
     return at ? phys_read(m, at, 4) : 0;
 }
 
+/* Accessed and dirty bits are set from the start, as the kernel's own are: first touches do not write page tables. */
 static u32 entry_make(struct machine *m, u32 lin)
 {
     u32 at = entry_find(m, lin), frame;
@@ -87,7 +70,7 @@ static u32 entry_make(struct machine *m, u32 lin)
         return at;
     if (!kernel_frame(m, &frame))
         return 0;
-    phys_write(m, m->kernel->directory + (lin >> 22) * 4, frame << PAGE_SHIFT | PTE_U | PTE_W | PTE_P, 4);
+    phys_write(m, m->kernel->directory + (lin >> 22) * 4, frame << PAGE_SHIFT | PTE_A | PTE_U | PTE_W | PTE_P, 4);
     return entry_find(m, lin);
 }
 
@@ -207,7 +190,7 @@ static int unmap_bare(struct machine *m, u32 first, u32 pages)
         if (!memory_page(&m->mem, first + i))
             return -1;
     for (u32 i = 0; i < pages; i++)
-        frame_drop(m, first + i);
+        memory_remove(m, first + i);
     tlb_flush_all(m);
     return 0;
 }

@@ -97,6 +97,24 @@ struct kprobes {
     u32 occupancy[KPROBE_TABLE_SIZE];
 };
 
+struct kprobe_hit_capture {
+    u32 addr;                   /* of its probe */
+    u32 context;                /* index in struct kprobes */
+    struct kprobe_hit hit;      /* all but running, which is NULL */
+};
+struct kprobe_capture {         /* what struct kprobes has of the machine's state: all but the probes themselves */
+    s32 lock;
+    s32 cpu[CPUS_MAX];          /* of each context */
+    u32 count, room;
+    struct kprobe_hit_capture *hits;    /* outermost first, context after context */
+};
+bool kprobes_capture(const struct machine *m, struct kprobe_capture *ret);
+void kprobe_capture_deinit(struct kprobe_capture *c);
+/* Nobody is in a hit, the lock is free. */
+void kprobes_release(struct machine *m);
+/* After that: false: the probe of a hit is not registered, and so none is running. */
+bool kprobes_rewind(struct machine *m, const struct kprobe_capture *c);
+
 bool kprobes_create(struct machine *m);
 void kprobes_destroy(struct machine *m);
 

@@ -136,6 +136,17 @@ static void recycle(struct kretprobes *rps, struct kretprobe_instance *instance)
         free_probe(rps, rp);
 }
 
+void kretprobes_forget(struct machine *m)
+{
+    struct kretprobes *rps = m->kretprobes;
+
+    while (rps && rps->live) {
+        struct kretprobe_instance *instance = rps->live;
+        rps->live = instance->older;
+        recycle(rps, instance);
+    }
+}
+
 /* Which of the built-in kernel side's stacks holds an address; 0: none. */
 static u32 stack_of(const struct machine *m, u32 lin)
 {

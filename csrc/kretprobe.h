@@ -9,6 +9,8 @@
 #include "machine.h"
 
 void kretprobes_destroy(struct machine *m);
+/* No call is followed any more. */
+void kretprobes_forget(struct machine *m);
 
 /* The action at a function's entry; state is the return probe's id. */
 int kretprobe_run(struct machine *m, struct action *a, struct frame *f, u32 probe);

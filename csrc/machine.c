@@ -62,21 +62,26 @@ static void cpu_destroy(struct cpu *cpu)
     free(cpu);
 }
 
-machine *machine_create(const struct machine_config *config)
+machine *machine_create_from(const struct machine_config *config, struct page_node *root)
 {
     machine *m = calloc(1, sizeof(*m));
     if (!m)
         return NULL;
     m->config = *config;
     m->a20_mask = ~0u;
-    if (!memory_init(&m->mem) || !memory_add(&m->mem, 0, config->memory_pages) || !cpus_create(m) ||
-        (config->kernel == KERNEL_BUILTIN && !kernel_create(m)) ||
+    if (!(root ? memory_init_from(&m->mem, root) : memory_init(&m->mem, config->memory_pages)) || !cpus_create(m) ||
+        (config->kernel == KERNEL_BUILTIN && !root && !kernel_create(m)) ||
         (config->board_hz && !pc_create(m, config->board_hz, config->board_seconds)) ||
         (config->kprobes != KPROBES_OFF && !kprobes_create(m))) {
         machine_destroy(m);
         return NULL;
     }
     return m;
+}
+
+machine *machine_create(const struct machine_config *config)
+{
+    return machine_create_from(config, NULL);
 }
 
 void machine_destroy(machine *m)

@@ -51,6 +51,8 @@ struct machine {
     u64 trap_claimed[4];        /* bitmap of vectors offered to Python */
 };
 
+/* machine_create, or with a tree a machine with that memory whose CPU and kernel side are not laid out. */
+machine *machine_create_from(const struct machine_config *config, struct page_node *root);
 /* Time: the instructions that all CPUs together have retired. */
 ALWAYS_INLINE u64 machine_now(const struct machine *m)
 {

@@ -8,24 +8,69 @@
 #include "machine.h"
 #include "mmu.h"
 
-#define FRAMES (1u << (32 - PAGE_SHIFT))
 #define TABLE_BITS 10
 #define TABLE_SIZE (1u << TABLE_BITS)
 
-/* What every page shows until it is first written. */
-static const u8 zero_page[PAGE_SIZE];
+/* --- lists ------------------------------------------------------------------------------------------------ */
 
-bool memory_init(struct memory *mem)
+bool page_list_room(struct page_list *list, u32 more)
 {
-    *mem = (struct memory){.directory = calloc(FRAMES / TABLE_SIZE, sizeof *mem->directory)};
+    if (likely(list->room - list->count >= more))
+        return true;
+    u32 room = list->room ? 2 * list->room : 64;
+    while (room - list->count < more)
+        room *= 2;
+    struct page **pages = realloc(list->pages, room * sizeof(*pages));
+    if (!pages)
+        return false;
+    list->pages = pages;
+    list->room = room;
+    return true;
+}
+
+static void list_add(struct page_list *list, struct page *page)
+{
+    list->pages[list->count++] = page;
+}
+
+static void make_dirty(struct memory *mem, struct page *page)
+{
+    if (page->dirty)
+        return;
+    page->dirty = true;
+    list_add(&mem->dirty, page);
+}
+
+/* --- tables ----------------------------------------------------------------------------------------------- */
+
+bool memory_init_from(struct memory *mem, struct page_node *root)
+{
+    *mem = (struct memory){.directory = calloc(FRAME_COUNT / TABLE_SIZE, sizeof *mem->directory), .root = tree_hold(root)};
     return mem->directory;
+}
+
+bool memory_init(struct memory *mem, u32 count)
+{
+    struct page_node *root;
+    if (!tree_zeros(count, &root))
+        return false;
+    bool good = memory_init_from(mem, root);
+    tree_drop(root);
+    mem->top = count;
+    return good;
+}
+
+static struct contents *private_copy(const struct page *page)
+{
+    return page->owned ? (struct contents *)(void *)page->data : NULL;
 }
 
 static void table_free(struct page *table)
 {
     for (u32 i = 0; table && i < TABLE_SIZE; i++) {
-        if (table[i].owned)
-            free(table[i].data);
+        contents_drop(private_copy(&table[i]));
+        if (table[i].moved)
+            contents_drop(table[i].base);
         free(table[i].code);
         free(table[i].probed);
     }
@@ -34,21 +79,44 @@ static void table_free(struct page *table)
 
 void memory_deinit(struct memory *mem)
 {
-    for (u32 i = 0; mem->directory && i < FRAMES / TABLE_SIZE; i++)
+    for (u32 i = 0; mem->directory && i < FRAME_COUNT / TABLE_SIZE; i++)
         table_free(mem->directory[i]);
     free(mem->directory);
+    free(mem->dirty.pages);
+    free(mem->moved.pages);
+    tree_drop(mem->root);
     *mem = (struct memory){0};
 }
 
-/* Metadata for frames [first, end). A table allocated before a failure stays, without RAM, for the next try. */
+static struct page *table_create(struct memory *mem, u32 table)
+{
+    struct page *pages = calloc(TABLE_SIZE, sizeof(*pages));
+    for (u32 i = 0; pages && i < TABLE_SIZE; i++) {
+        bool rom;
+        u32 frame = table << TABLE_BITS | i;
+        struct contents *c = tree_get(mem->root, frame, &rom);
+        pages[i] = (struct page){.data = c ? c->bytes : NULL, .base = c, .frame = frame, .present = c,
+                                 .rom = rom, .base_rom = rom};
+    }
+    return mem->directory[table] = pages;
+}
+
+struct page *memory_table(const struct memory *mem, u32 table)
+{
+    struct memory *mine = (struct memory *)(uintptr_t)mem;
+    if (!tree_has(mem->root, table << TABLE_BITS))
+        return NULL;
+    struct page *pages = table_create(mine, table);
+    mine->exhausted |= !pages;
+    return pages;
+}
+
+/* Tables for frames [first, end). One allocated before a failure stays, without RAM, for the next try. */
 static bool tables_add(struct memory *mem, u32 first, u32 end)
 {
-    for (u32 i = first >> TABLE_BITS; i <= (end - 1) >> TABLE_BITS; i++) {
-        if (!mem->directory[i])
-            mem->directory[i] = calloc(TABLE_SIZE, sizeof(struct page));
-        if (!mem->directory[i])
+    for (u32 i = first >> TABLE_BITS; i <= (end - 1) >> TABLE_BITS; i++)
+        if (!mem->directory[i] && !table_create(mem, i))
             return false;
-    }
     return true;
 }
 
@@ -56,40 +124,67 @@ bool memory_add(struct memory *mem, u32 first, u32 count)
 {
     u32 end = first + count;
 
-    if (first > FRAMES || count > FRAMES - first)
+    if (first > FRAME_COUNT || count > FRAME_COUNT - first)
         return false;
     if (!count)
         return true;
     for (u32 f = first; f < end; f++)
         if (memory_page(mem, f))
             return false;
-    if (!tables_add(mem, first, end))
+    if (!tables_add(mem, first, end) || !page_list_room(&mem->dirty, count))
         return false;
     for (u32 f = first; f < end; f++) {
         struct page *page = &mem->directory[f >> TABLE_BITS][f & (TABLE_SIZE - 1)];
         page->present = true;
-        page->data = (u8 *)(uintptr_t)zero_page;
+        page->data = contents_zero()->bytes;
+        make_dirty(mem, page);
     }
     if (end > mem->top)
         mem->top = end;
     return true;
 }
 
+bool memory_remove(struct machine *m, u32 frame)
+{
+    struct page *page = memory_page(&m->mem, frame);
+
+    if (!page || !page_list_room(&m->mem.dirty, 1))
+        return false;
+    if (page->blocks)
+        code_invalidate(m, page, 0, PAGE_SIZE);
+    tlb_forget(m, page->data);
+    contents_drop(private_copy(page));
+    page->data = NULL;
+    page->owned = page->present = false;
+    make_dirty(&m->mem, page);
+    return true;
+}
+
+/* --- writing ---------------------------------------------------------------------------------------------- */
+
+static bool exhausted(struct machine *m)
+{
+    m->mem.exhausted = true;
+    m->cpu->code_changed = true;
+    return false;
+}
+
 bool memory_own(struct machine *m, struct page *page)
 {
-    if (likely(page->owned))
+    if (likely(page->owned && page->dirty))
         return true;
-
-    u8 *data = malloc(PAGE_SIZE);
-    if (!data) {
-        m->mem.exhausted = true;
-        m->cpu->code_changed = true;
-        return false;
+    if (!page_list_room(&m->mem.dirty, 1))
+        return exhausted(m);
+    if (!page->owned) {
+        struct contents *c = contents_create();
+        if (!c)
+            return exhausted(m);
+        memcpy(c->bytes, page->data, PAGE_SIZE);
+        tlb_forget(m, page->data);
+        page->data = c->bytes;
+        page->owned = true;
     }
-    memcpy(data, page->data, PAGE_SIZE);
-    tlb_forget(m, page->data);
-    page->data = data;
-    page->owned = true;
+    make_dirty(&m->mem, page);
     return true;
 }
 

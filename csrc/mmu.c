@@ -35,6 +35,7 @@ void tlb_flush(struct cpu *cpu)
         tlb_drop(cpu, 0, i);
         tlb_drop(cpu, 1, i);
     }
+    cpu->grants = 0;
     code_mapping_changed(cpu);
 }
 
@@ -91,13 +92,39 @@ void tlb_flush_all(struct machine *m)
         tlb_flush(m->cpus[i]);
 }
 
-static void tlb_fill(struct tlb_entry *e, u32 lin, const struct page *page, bool writable)
+static void clean(struct cpu *cpu)
+{
+    struct tlb_entry *all = cpu->tlbs[0];
+
+    if (likely(cpu->grants <= TLB_GRANTS)) {
+        for (u32 i = 0; i < cpu->grants; i++)
+            all[cpu->granted[i]].write_tag = tlb_invalid(cpu->granted[i] % TLB_SIZE);
+    } else {
+        for (u32 i = 0; i < 2 * TLB_SIZE; i++)
+            all[i].write_tag = tlb_invalid(i % TLB_SIZE);
+    }
+    cpu->grants = 0;
+}
+
+void tlb_clean(struct machine *m)
+{
+    for (u32 i = 0; i < m->cpu_count; i++)
+        clean(m->cpus[i]);
+}
+
+static void tlb_fill(struct cpu *cpu, struct tlb_entry *e, u32 lin, const struct page *page, bool writable)
 {
     u32 tag = lin & ~PAGE_MASK;
-    bool plain = page->owned && !page->code && !page->probed && !page->rom;
+    bool plain = page->owned && page->dirty && !page->code && !page->probed && !page->rom;
 
     e->read_tag = tag;
-    e->write_tag = writable && plain ? tag : tlb_invalid(tag >> PAGE_SHIFT & (TLB_SIZE - 1));
+    e->write_tag = tlb_invalid(tag >> PAGE_SHIFT & (TLB_SIZE - 1));
+    if (writable && plain) {
+        e->write_tag = tag;
+        if (cpu->grants < TLB_GRANTS)
+            cpu->granted[cpu->grants] = (u16)(e - cpu->tlbs[0]);
+        cpu->grants += cpu->grants <= TLB_GRANTS;
+    }
     e->host = (u8 *)((uintptr_t)page->data - tag);
 }
 
@@ -128,7 +155,7 @@ static bool locate(struct cpu *cpu, u32 lin, unsigned access, u32 *ret)
     if (mmu_aligns(cpu) && !(access & ACCESS_SYSTEM))
         return true;
     if (!debug_page(cpu, lin) && !(watched & WATCH_READ))
-        tlb_fill(tlb_slot(cpu, lin, access), lin, page, t.writable && !(watched & WATCH_WRITE));
+        tlb_fill(cpu, tlb_slot(cpu, lin, access), lin, page, t.writable && !(watched & WATCH_WRITE));
     return true;
 }
 

@@ -77,6 +77,8 @@ void tlb_flush_page(struct cpu *cpu, u32 lin);  /* INVLPG */
 void tlb_flush_all(struct machine *m);          /* of every CPU: memory changed from outside */
 /* Drop the write permission cached for a physical page, in all CPUs' TLBs: it now holds code or is watched. */
 void tlb_protect(struct machine *m, u32 frame);
+/* Drop all write permissions: no page is dirty any more. */
+void tlb_clean(struct machine *m);
 
 /* Drop what all CPUs' TLBs cache of a page whose data is about to move. */
 void tlb_forget(struct machine *m, const u8 *data);

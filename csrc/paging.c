@@ -38,6 +38,9 @@ static bool entry_read(const struct cpu *cpu, struct walk *w, unsigned level, u3
     bool pae = cpu->cr4 & CR4_PAE;
     addr &= cpu->machine->a20_mask;
     u32 entry = phys_read(cpu->machine, addr, 4);
+    struct page *page = memory_page(&cpu->machine->mem, addr >> PAGE_SHIFT);
+    if (page)
+        page->walked = true;
     w->addr[level] = addr;
     w->last = level;
     w->entry[level] = entry;

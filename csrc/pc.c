@@ -340,6 +340,44 @@ void pc_destroy(struct machine *m)
     free(m->pc);
 }
 
+bool pc_capture(const struct machine *m, struct pc_capture *ret)
+{
+    const struct uart_queue *in = &m->pc->uart.in;
+    if (ret->room < in->count) {
+        u8 *bytes = realloc(ret->in, in->count);
+        if (!bytes)
+            return false;
+        ret->in = bytes;
+        ret->room = in->count;
+    }
+    memcpy(&ret->pc, m->pc, sizeof(ret->pc));
+    for (u32 i = 0; i < in->count; i++)
+        ret->in[i] = in->bytes[(in->first + i) % UART_QUEUE];
+    ret->pc.uart.in = (struct uart_queue){.count = in->count};
+    ret->pc.uart.out = (struct uart_queue){0};
+    ret->pc.uart.lost = 0;
+    ret->pc.unclaimed[0] = ret->pc.unclaimed[1] = NULL;
+    return true;
+}
+
+void pc_capture_deinit(struct pc_capture *c)
+{
+    free(c->in);
+}
+
+void pc_rewind(struct machine *m, const struct pc_capture *c)
+{
+    struct pc own = *m->pc;
+    memcpy(m->pc, &c->pc, sizeof(c->pc));
+    m->pc->unclaimed[0] = own.unclaimed[0];
+    m->pc->unclaimed[1] = own.unclaimed[1];
+    m->pc->uart.out = own.uart.out;
+    m->pc->uart.lost = own.uart.lost;
+    m->pc->uart.in.bytes = own.uart.in.bytes;
+    if (c->pc.uart.in.count)
+        memcpy(m->pc->uart.in.bytes, c->in, c->pc.uart.in.count);
+}
+
 uint32_t machine_console_feed(machine *m, const uint8_t *bytes, uint32_t size)
 {
     u32 taken = uart_feed(&m->pc->uart, bytes, size);

@@ -35,6 +35,17 @@ struct pc {
     u32 *unclaimed[2];          /* accesses that nobody serves, by port: reads, writes */
 };
 
+/* The board's state: what it has without pointers, and what waits for the receiver. What the guest has sent, and the
+ * counts of unclaimed accesses, are observations. */
+struct pc_capture {
+    struct pc pc;
+    u8 *in;                     /* uart.in.count bytes */
+    u32 room;
+};
+bool pc_capture(const struct machine *m, struct pc_capture *ret);   /* false: out of host memory */
+void pc_capture_deinit(struct pc_capture *c);
+void pc_rewind(struct machine *m, const struct pc_capture *c);
+
 /* False: out of host memory. seconds: what the clock says at the start, since 1970. */
 bool pc_create(struct machine *m, u64 hz, s64 seconds);
 void pc_destroy(struct machine *m);

@@ -8,6 +8,7 @@
 
 #define TLB_BITS 8                         /* entries of one software TLB: 2^TLB_BITS */
 #define TLB_SIZE (1u << TLB_BITS)
+#define TLB_GRANTS 64                      /* TLB entries with write permission that a restore takes back one by one */
 #define FETCH_TLB_SIZE 64                  /* pages whose code translation is remembered */
 #define JUMP_CACHE_BITS 10                 /* indirect-branch targets remembered */
 #define JUMP_CACHE_SIZE (1u << JUMP_CACHE_BITS)

@@ -15,6 +15,7 @@ from .record import Record
 from .registers import PtRegs
 from .retprobes import Kretprobe, KretprobeInstance
 from .segments import Segment
+from .snapshot import Snapshot
 from .stop import Stop, StopReason
 from .symbols import AmbiguousSymbol, Symbol, SymbolTable, UnknownSymbol
 from .watches import Access, Watch
@@ -42,6 +43,7 @@ __all__ = [
     "Record",
     "Sample",
     "Segment",
+    "Snapshot",
     "Stop",
     "StopReason",
     "StopRun",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import index
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .binding_actions import CoreAction, CoreChain
 from .fetchargs import FetchArg, parse_fetch
@@ -21,6 +21,13 @@ Fields = Mapping[str, FetchArg]
 
 class Action:
     """What C does at every hit of the probes that have it; one action may serve many probes of one machine."""
+
+    _made: tuple[tuple[Any, ...], dict[str, Any]]  # the arguments, to make another like it
+
+    def __new__(cls, *args: Any, **options: Any) -> Action:
+        action = super().__new__(cls)
+        action._made = args, options
+        return action
 
     def __init__(self, core: CoreAction) -> None:
         self._core = core
@@ -176,6 +183,14 @@ def chain(actions: Action | Sequence[Action] | None, filter: str | None = None) 
             raise ValueError("a filter is for actions: give action= with it, or test in the handler")
         listed.insert(0, When(filter))
     return listed
+
+
+def fresh(action: Action, copies: dict[Action, Action]) -> Action:
+    """An action made like another one, with nothing counted; one that was copied before has the same copy again."""
+    if action not in copies:
+        args, options = action._made
+        copies[action] = type(action)(*args, **options)
+    return copies[action]
 
 
 def attach(

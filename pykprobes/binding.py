@@ -1,4 +1,4 @@
-"""The compiled module is touched here and in binding_actions: a `Core` per machine, and the way back from C to Python.
+"""The compiled module is touched here and in binding_*: a `Core` per machine, and the way back from C to Python.
 
 C calls Python through one function with the machine's tag, what happened and a number. Handlers stand in lists
 by that number, so a hit costs a call, two look-ups and the handler.
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-    from ._core import FpuState, Frame, Machine, SseState, StopInfo
+    from ._core import FpuState, Frame, Machine, MachineConfig, SseState, StopInfo
     from .binding_actions import CoreChain
+    from .binding_snapshot import CoreSnapshot
     from .devices import Device
     from .pc import Pc
     from .programs import Op
@@ -91,25 +92,12 @@ class Core(ReturnCore):
         optimize: bool,
         cpu: str,
         pc: Pc | None = None,
+        state: CoreSnapshot | None = None,
     ) -> None:
         self.tag = next(_tags) & 0xFFFFFFFF
-        config = ffi.new(
-            "struct machine_config *",
-            {
-                "memory_pages": pages,
-                "cpus": cpus,
-                "kernel": KERNELS[kernel],
-                "kprobes": KPROBES[kprobes],
-                "optimize": optimize,
-                "cpu": CPUS[cpu],
-                "board_hz": pc.clock if pc else 0,
-                "board_seconds": pc.seconds if pc else 0,
-                "tag": self.tag,
-                "callback": lib.pykprobes_callback,
-                "pre": lib.pykprobes_pre,
-            },
-        )
-        machine = lib.machine_create(config)
+        config = self.config(pages, cpus, kernel, kprobes, optimize, cpu, pc, self.tag)
+        self.cpu_count = cpus
+        machine = lib.machine_create(config) if state is None else lib.machine_clone(state.c, config)
         if machine == ffi.NULL:
             raise MemoryError(f"the host has no memory for a machine with {pages * 4096:#x} bytes of RAM")
         self._m: Machine = ffi.gc(machine, lib.machine_destroy)
@@ -129,6 +117,34 @@ class Core(ReturnCore):
             WATCH: self.serve_watch, RETURN: self.serve_return,
         }  # fmt: skip
         self.layout = self._layout()
+
+    @staticmethod
+    def config(
+        pages: int,
+        cpus: int,
+        kernel: str | None,
+        kprobes: str | None,
+        optimize: bool,
+        cpu: str,
+        pc: Pc | None,
+        tag: int = 0,
+    ) -> MachineConfig:
+        """What C makes a machine from."""
+        values = {
+            "memory_pages": pages,
+            "cpus": cpus,
+            "kernel": KERNELS[kernel],
+            "kprobes": KPROBES[kprobes],
+            "optimize": optimize,
+            "cpu": CPUS[cpu],
+            "board_hz": pc.clock if pc else 0,
+            "board_seconds": pc.seconds if pc else 0,
+            "tag": tag,
+            "callback": lib.pykprobes_callback,
+            "pre": lib.pykprobes_pre,
+        }
+        config: MachineConfig = ffi.new("struct machine_config *", values)
+        return config
 
     # Life
 
@@ -181,7 +197,7 @@ class Core(ReturnCore):
             if not self._depth:
                 del _running[self.tag]
                 self._thread = None
-                lib.machine_take_stop(self._m)
+                self.take_stop()
                 self.regs._forget()
 
     @contextmanager
@@ -203,11 +219,27 @@ class Core(ReturnCore):
 
     def request_stop(self) -> None:
         """Stop the run when the handler, or the progress function, that is running returns."""
+        self.stopping = True
         lib.machine_ask_stop(self._m)
 
     def take_stop(self) -> bool:
         """Did a handler ask to stop? It is told once."""
-        return bool(lib.machine_take_stop(self._m))
+        lib.machine_take_stop(self._m)
+        stopping, self.stopping = self.stopping, False
+        return stopping
+
+    def forget_stop(self) -> None:
+        lib.machine_take_stop(self._m)
+
+    def defer(self, action: Callable[[], None]) -> None:
+        """Do something when the handler that is running has returned and its trap is done; the run goes on then."""
+        self.deferred.append(action)
+        lib.machine_ask_stop(self._m)
+
+    @property
+    def nested(self) -> bool:
+        """Is the run that calls a handler one inside a handler of another?"""
+        return self._depth > 1
 
     def stop_info(self) -> StopInfo:
         return lib.machine_stop_info(self.handle)
@@ -216,18 +248,20 @@ class Core(ReturnCore):
         lib.machine_set_until(self.handle, eip is not None, eip or 0)
         self._until = eip
 
-    def nest(self) -> int | None:
+    def nest(self) -> tuple[int | None, bool]:
         """Keep the CPU's state for a run inside what is going on; what it returns goes to unnest."""
         if lib.machine_nest_begin(self.handle):
             raise RecursionError("calls inside handlers inside calls are nested too deeply")
-        kept = self._until
+        kept = self._until, self.stopping
+        self.stopping = False
         self.regs._forget()
         self.set_until(None)
         return kept
 
-    def unnest(self, kept: int | None) -> None:
+    def unnest(self, kept: tuple[int | None, bool]) -> None:
         lib.machine_nest_end(self._m)
-        self.set_until(kept)
+        self.set_until(kept[0])
+        self.stopping = kept[1]
         self.regs._forget()
 
     @property

@@ -41,6 +41,12 @@ class Device:
         self._core.release(self._kind, self._number)
         self._number = None
 
+    def copy(self, core: Core) -> Device:
+        """The same range and functions for another machine, which has the state of this one's."""
+        made = Device(core, self._kind, self.range, self.read, self.write)
+        made._number = core.claim(self._kind, self.range, made)
+        return made
+
     def answer(self, address: int, size: int) -> int:
         """What a read gives; all ones where the device cannot be read. ValueError or TypeError for a bad answer."""
         if self.read is None:

@@ -24,6 +24,8 @@ class Dispatch:
     def __init__(self, regs: PtRegs, access: DeviceAccess) -> None:
         self.regs = regs
         self.access = access
+        self.stopping = False  # a handler asked to stop, not only for what is deferred
+        self.deferred: list[Callable[[], None]] = []
         self.exception: BaseException | None = None
         self.pre: list[tuple[Handler, Any]] = []
         self.post: list[Handler | None] = []
@@ -54,6 +56,15 @@ class Dispatch:
         """Forget a probe."""
         self.pre[number] = (_unregistered, None)
         self.post[number] = self.fault[number] = self.probes[number] = None
+
+    def forget_stop(self) -> None:
+        """Take back what defer asked C for."""
+        raise NotImplementedError
+
+    def take_deferred(self) -> list[Callable[[], None]]:
+        """What was deferred, once."""
+        actions, self.deferred = self.deferred, []
+        return actions
 
     def keep(self, exception: BaseException, kind: str, index: int) -> None:
         """Keep a handler's exception for run to raise, with a note saying whose it is."""
@@ -90,7 +101,10 @@ class Dispatch:
     def serve_trap(self, index: int, arg: int) -> int:
         """A vector's handler. 1 when it served the trap."""
         serve = self.traps.get(index)
-        return 1 if serve is not None and serve(self.regs) else 0
+        served = serve is not None and bool(serve(self.regs))
+        if not served and self.deferred and not self.stopping:
+            self.forget_stop()  # what is deferred must not hide that the trap ends the run
+        return served
 
     def serve_device(self, index: int, arg: int) -> int:
         """A device's read or write. A device that its function uses itself has this place for a while, too."""

@@ -54,6 +54,21 @@ class Imports:
             raise ValueError(f"a bound function takes 0 to {ARGUMENTS_MAX} arguments, not {count}")
         self._bound[name] = (function, count)
 
+    def names(self) -> tuple[str, ...]:
+        """The imports that have stubs, in the stubs' order."""
+        return tuple(self._numbers)
+
+    def functions(self) -> dict[str, tuple[Function, int]]:
+        """What is bound, with its number of arguments."""
+        return dict(self._bound)
+
+    def adopt(self, names: tuple[str, ...]) -> None:
+        """The stubs are those of these imports now."""
+        if names == tuple(self._numbers):
+            return
+        self._numbers = {name: number for number, name in enumerate(names)}
+        self._machine._core.imports[:] = [self._server(name) for name in names]
+
     def is_bound(self, name: str) -> bool:
         return name in self._bound
 

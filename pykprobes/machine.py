@@ -23,6 +23,8 @@ from .probespec import parse_place
 from .probing import Probing
 from .regions import AddressSpace, parse_rights
 from .registers import PtRegs, Registers, word
+from .rewind import Rewindable
+from .snapshot import Setup
 from .sse import Sse
 from .stop import Stop, StopReason
 from .symbols import SymbolTable
@@ -31,6 +33,7 @@ from .watches import Handler as WatchHandler
 from .watches import Watch, unwatch, watch
 
 if TYPE_CHECKING:
+    from .binding_snapshot import CoreSnapshot
     from .image import Image
     from .loader import Source
 
@@ -40,7 +43,7 @@ STOPPED_BY_PYTHON = 9
 WITH_CODE = (StopReason.TRAP, StopReason.UNIMPLEMENTED)
 
 
-class Machine(Probing, PcBoard):
+class Machine(Probing, PcBoard, Rewindable):
     """An i386 with `memory` bytes of RAM and the kernel side of the probes patch.
 
     ``kprobes`` is "fixed", "2.5.26" (the patch as posted, defects included) or None (off). ``kernel=None`` makes a
@@ -71,26 +74,30 @@ class Machine(Probing, PcBoard):
         for name, value, known in (("kprobes", kprobes, KPROBES), ("kernel", kernel, KERNELS), ("cpu", cpu, CPUS)):
             if value not in known:
                 raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, known))}")
-        self.pc = board_of(board)
-        if self.pc is not None:
+        pc = board_of(board)
+        if pc is not None:
             if cpus != 1:
                 raise ValueError(f"cpus={cpus}: a PC's board has no APIC, which further CPUs would need")
             kernel = None
-        self.memory_size = memory
-        self.kprobes_mode = kprobes
-        self.cpu_model = cpu
-        self._core = Core(memory // PAGE, cpus, kernel, kprobes, bool(optimize), cpu, self.pc)
+        self._set_up(Setup(memory, cpus, kernel, kprobes, bool(optimize), cpu, pc), None)
+
+    def _set_up(self, setup: Setup, state: CoreSnapshot | None) -> None:
+        """Make the machine, or one in a state that it shares."""
+        self.memory_size = memory = setup.memory
+        self.kernel, self.kprobes_mode, self.optimize, self.cpu_model, self.pc = setup[2:]
+        self._core = Core(*setup.core, state)
         self._console = Console(self) if self.pc else None
+        self._trap_handlers: dict[int, Callable[[Machine, PtRegs], Any]] = {}
         self.regs = Registers(self._core)
         self.fpu = Fpu(self._core)
-        self.sse = Sse(self._core, cpu)
+        self.sse = Sse(self._core, setup.cpu)
         self.memory = Memory(self._core)
         self.symbols = SymbolTable()
         self.regions = AddressSpace(self._core, memory)
         self.imports = Imports(self)
         self.thread = Thread(self)
         self.images: list[Image] = []
-        self._probes = ProbeTable(self, check=kprobes != "2.5.26")
+        self._probes = ProbeTable(self, check=setup.kprobes != "2.5.26")
 
     # Life
 
@@ -250,6 +257,10 @@ class Machine(Probing, PcBoard):
         if handler is not None and not callable(handler):
             raise TypeError(f"a trap handler must be a function, not {type(handler).__name__}")
         self._core.claim_trap(vector, None if handler is None else lambda regs: handler(self, regs))
+        if handler is None:
+            self._trap_handlers.pop(vector, None)
+        else:
+            self._trap_handlers[vector] = handler
 
     def bind(self, name: str, function: Callable[..., Any], args: int | None = None) -> None:
         """Provide an imported function: ``function(machine, *words)`` gets as many words as it has parameters.
@@ -293,26 +304,37 @@ class Machine(Probing, PcBoard):
             raise RuntimeError(f"{what} inside a handler would not come back to it: m.call runs guest functions there")
 
     def _loop(self, left: int | None, progress: Callable[[int], object] | None) -> Stop:
-        with self._core.running():
+        core = self._core
+        with core.running():
             while left != 0:
                 size = RUN_SLICE if left is None else min(RUN_SLICE, left)
-                before = self._core.icount
-                reason = self._core.run(size)
-                if self._console is not None:
-                    self._console.pump()
-                if reason == STOPPED_BY_PYTHON:
-                    self._core.take_stop()
-                    return self._stop(StopReason.STOPPED)
-                if reason != NONE:
-                    return self._stop(StopReason(reason))
+                before = core.icount
+                try:
+                    reason = core.run(size)
+                    if self._console is not None:
+                        self._console.pump()
+                    done = core.icount - before
+                    paused = reason == STOPPED_BY_PYTHON and not core.take_stop()
+                    stop = None if paused or reason == NONE else self._stop(self._reason(reason))
+                finally:
+                    self._do_deferred()
+                if stop is not None:
+                    return stop
                 if left is not None:
                     # Slices with many traps are shorter. One in which only traps happened would come again for ever.
-                    left -= self._core.icount - before or size
-                if progress is not None:
+                    # Calls inside handlers count, too.
+                    left = max(0, left - (done if paused else done or size))
+                if progress is not None and not paused:
                     progress(self.icount)
-                    if self._core.take_stop():
+                    stopping = core.take_stop()
+                    self._do_deferred()
+                    if stopping:
                         return self._stop(StopReason.STOPPED)
             return self._stop(StopReason.LIMIT)
+
+    @staticmethod
+    def _reason(reason: int) -> StopReason:
+        return StopReason.STOPPED if reason == STOPPED_BY_PYTHON else StopReason(reason)
 
     def _stop(self, reason: StopReason) -> Stop:
         if reason in (StopReason.LIMIT, StopReason.STOPPED):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PreHandler = Callable[["Kprobe", "PtRegs"], Any]
 PostHandler = Callable[["Kprobe", "PtRegs", int], Any]
 FaultHandler = Callable[["Kprobe", "PtRegs", int], Any]
+Place = tuple["Kprobe", int, bool]  # a probe, its address, whether it is enabled
 BREAKPOINT = 0xCC
 SYMBOL_MAX = 1 << 20
 
@@ -163,6 +164,10 @@ class ProbeTable:
     def all(self) -> list[Kprobe]:
         return [probe for here in self._at.values() for probe in here.values()]
 
+    def capture(self) -> tuple[Place, ...]:
+        """The probes with their addresses, and whether they are enabled."""
+        return tuple((probe, a, probe._enabled) for a, here in self._at.items() for probe in here.values())
+
     def between(self, start: int, end: int) -> list[Kprobe]:
         """Probes with an address in [start, end)."""
         if end - start < len(self._at):
@@ -197,6 +202,11 @@ class ProbeTable:
         address = self.resolve(probe)
         if self._check and address not in self._at:
             self._check_boundary(probe, address)
+        self.implant(probe, address)
+
+    def implant(self, probe: Kprobe, address: int) -> None:
+        """Register a probe at an address, wherever that is."""
+        machine, core = self._machine, self._machine._core
         chained = attach(probe._actions, core, machine.symbols)
         number = core.register(address, probe, chained)
         if number < 0:

@@ -60,6 +60,15 @@ class AddressSpace:
     def __iter__(self) -> Iterator[Region]:
         return iter(self._regions)
 
+    def capture(self) -> tuple[list[Region], int, int]:
+        """What is where, for rewind."""
+        return list(self._regions), self._arena, self._arena_end
+
+    def rewind(self, state: tuple[list[Region], int, int]) -> None:
+        """Have the same regions again."""
+        regions, self._arena, self._arena_end = state
+        self._regions = list(regions)
+
     def overlap(self, start: int, end: int) -> Region | None:
         """The first region that shares an address with [start, end)."""
         i = max(bisect_right(self._regions, start, key=lambda region: region.start) - 1, 0)

@@ -63,6 +63,16 @@ class SymbolTable:
             self._by_name.setdefault(symbol.name, []).append(symbol)
         self._starts = None
 
+    def capture(self) -> tuple[Symbol, ...]:
+        """All symbols, for rewind."""
+        return tuple(self._all)
+
+    def rewind(self, symbols: tuple[Symbol, ...]) -> None:
+        """Have these symbols again."""
+        if len(symbols) != len(self._all) or symbols != tuple(self._all):
+            self._all, self._by_name = [], {}
+            self.add(symbols)
+
     def remove_image(self, image: str) -> None:
         """Forget all symbols of an image."""
         kept = [symbol for symbol in self._all if symbol.image != image]
