@@ -21,7 +21,8 @@ FORMS = {
     "cmp r32": ("3b", 2, 0), "cmp m32": ("39", 2, 0), "cmp imm8": ("83", 7, 1), "cmp imm32": ("81", 7, 4),
     "cmp r8": ("3a", 2, 0), "cmp m8": ("38", 2, 0), "cmp8 imm": ("80", 7, 1), "test8 imm": ("f6", 0, 1),
     "test32 imm": ("f7", 0, 4), "test16": ("6685", 2, 0), "test32": ("85", 2, 0), "test8": ("84", 2, 0),
-    "cmp r16": ("663b", 2, 0), "and imm": ("83", 4, 1), "sub imm": ("83", 5, 1), "add imm": ("83", 0, 1), "dec": ("ff", 1, 0),
+    "cmp r16": ("663b", 2, 0), "and imm": ("83", 4, 1), "sub imm": ("83", 5, 1), "add imm": ("83", 0, 1),
+    "dec": ("ff", 1, 0),
 }  # fmt: skip
 PLACES = {"register": b"", "[b+d]": b"", "[b+i*s]": b"", "fs:[b+d]": b"\x64", "fs:[b+i*s]": b"\x64",
           "cold [b+d]": b"", "cold [b+i*s]": b""}  # fmt: skip

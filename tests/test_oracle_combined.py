@@ -55,7 +55,8 @@ def case(sequence: tuple[str, ...], place: int, rng: random.Random) -> Case:
     code = b"".join(encode(name, rng.random() < 0.5) for name in sequence)
     behind = (eip + len(code) + 1).to_bytes(4, "little")
     code += b"\x47" * 2  # inc edi, jumped over or not
-    regs = [rng.choice((*EDGES, rng.getrandbits(32))), 0, rng.choice(EDGES), place - 20, STACK_TOP - 64, 0, place - 8, 3]
+    first = rng.choice((*EDGES, rng.getrandbits(32)))
+    regs = [first, 0, rng.choice(EDGES), place - 20, STACK_TOP - 64, 0, place - 8, 3]
     data = rng.choice((regs[2], *EDGES)).to_bytes(4, "little")[: min(4, DATA + 0x2000 - place)]
     patches = [(place, data), (STACK_TOP - 72, behind * 8)]
     return Case(code, regs, IF | 2 | rng.getrandbits(12) & ARITH, patches=patches)
