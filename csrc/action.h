@@ -27,7 +27,7 @@ ALWAYS_INLINE bool action_run(struct machine *m, struct action **chain, struct f
     return stop & ACTION_STOPS;
 }
 
-/* The CPU that the machine is running. */
+/* The CPU that executes. */
 ALWAYS_INLINE u16 hit_cpu(const struct machine *m)
 {
     return (u16)m->cpu->index;

@@ -250,6 +250,7 @@ struct fetch_window {
     const u8 *host;             /* first byte */
     u32 n;                      /* bytes up to the page's end */
     u8 joined[2 * INSN_MAX];    /* an instruction that crosses into the next page */
+    u8 copy[INSN_MAX];          /* one that is executed with another first byte */
 };
 
 static const u8 no_ram[INSN_MAX] = {0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
@@ -357,8 +358,17 @@ static bool probe_here(const struct machine *m, const struct page *page, u32 off
     return page && page->probed && bits_any(page->probed, offset, 1) && kprobe_at(m, lin);
 }
 
-/* Decode from cpu->eip. Instructions behind the first that cannot be fetched are left for a block of their own. */
-static struct block *block_decode(struct cpu *cpu, u32 mode, const struct fetch_entry *first)
+/* The window with another first byte: a copy of the one instruction there. */
+static void fetch_copy(struct fetch_window *w, u8 first)
+{
+    w->n = w->n < INSN_MAX ? w->n : INSN_MAX;
+    memcpy(w->copy, w->host, w->n);
+    w->copy[0] = first;
+    w->host = w->copy;
+}
+
+/* Decode from cpu->eip; copy: the first byte to be executed whatever memory holds. Instructions behind the first that cannot be fetched are left for a block of their own. */
+static struct block *block_decode(struct cpu *cpu, u32 mode, const struct fetch_entry *first, const u8 *copy)
 {
     struct machine *m = cpu->machine;
     u32 base = cpu->seg[CS].base, lin = base + cpu->eip, at = 0;
@@ -373,6 +383,8 @@ static struct block *block_decode(struct cpu *cpu, u32 mode, const struct fetch_
     struct page *page = w.page;
     w.n = page ? PAGE_SIZE - (w.phys & PAGE_MASK) : INSN_MAX;
     w.host = page ? page->data + (w.phys & PAGE_MASK) : no_ram;
+    if (unlikely(copy))
+        fetch_copy(&w, *copy);
     translate_begin(&t, mode, cpu->eip);
     unsigned most = mode & MODE_ONE ? 1 : BLOCK_MAX_INSNS;
     while (!t.ended && t.count < most && at < w.n) {
@@ -420,7 +432,7 @@ static struct block *block_decode(struct cpu *cpu, u32 mode, const struct fetch_
 
 /* --- lookup ----------------------------------------------------------------------------------------------- */
 
-static bool block_matches(struct cpu *cpu, const struct block *b, const struct fetch_entry *at, u32 mode)
+static bool block_matches(struct cpu *cpu, const struct block *b, const struct fetch_entry *at, u32 mode, const u8 *copy)
 {
     u32 lin = cpu->seg[CS].base + cpu->eip, phys = at->phys | (lin & PAGE_MASK);
     struct fetch_entry second;
@@ -428,7 +440,7 @@ static bool block_matches(struct cpu *cpu, const struct block *b, const struct f
         b->cs_limit != cpu->seg[CS].limit)
         return false;
     /* A probed instruction is decoded alone twice: with its breakpoint and without. */
-    if ((mode & MODE_ONE) && at->page && at->page->data[phys & PAGE_MASK] != b->first)
+    if ((mode & MODE_ONE) && at->page && (copy ? *copy : at->page->data[phys & PAGE_MASK]) != b->first)
         return false;
     if (!block_crosses(b))
         return true;
@@ -440,14 +452,17 @@ static struct block *find(struct cpu *cpu, u32 mode)
 {
     u32 lin = cpu->seg[CS].base + cpu->eip;
     struct fetch_entry at;
+    u8 byte;
+    bool may_copy = mode & MODE_ONE && cpu->machine->cpu_count > 1;
+    const u8 *copy = may_copy && kprobe_copy(cpu, lin, &byte) ? &byte : NULL;
     if (cpu->machine->arena.total > ARENA_MAX && cpu->machine->depth <= 1)
         code_flush(cpu->machine);
     if (!fetch_translate(cpu, lin, &at))
         return fetch_fault(cpu, cpu->eip);
     for (struct block *b = cpu->blocks[hash_phys(at.phys | (lin & PAGE_MASK))]; b; b = b->hash_next)
-        if (block_matches(cpu, b, &at, mode))
+        if (block_matches(cpu, b, &at, mode, copy))
             return b;
-    return block_decode(cpu, mode, &at);
+    return block_decode(cpu, mode, &at, copy);
 }
 
 struct block *block_find(struct cpu *cpu)

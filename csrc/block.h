@@ -44,6 +44,12 @@ bool code_bind_probe(struct machine *m, u32 lin, bool on);
 void code_mapping_changed(struct cpu *cpu);
 /* The run loop found block behind cpu->exit_from or cpu->stale_from: link them. */
 void code_link(struct cpu *cpu, struct block *block);
+/* eip is about to change by other means than the code itself: the last exit's target is not what comes next. */
+ALWAYS_INLINE void forget_exit(struct cpu *cpu)
+{
+    cpu->exit_from = NULL;
+    cpu->stale_from = NULL;
+}
 void arena_deinit(struct code_arena *arena);
 /* Drop all decoded code; only between blocks. */
 void code_flush(struct machine *m);

@@ -16,7 +16,9 @@ enum stop_reason {
     STOP_PYTHON,        /* a Python handler raised: the exception is raised from run */
     STOP_MEMORY,        /* the host is out of memory */
     STOP_LOOP,          /* the 2.5.26 probe code would loop forever: a probe on a breakpoint of the program's own */
-    STOP_DEVICE         /* the next instruction lies in a page with a memory-mapped device */
+    STOP_DEVICE,        /* the next instruction lies in a page with a memory-mapped device */
+    STOP_PARKED,        /* every CPU is parked: what was started has returned */
+    STOP_DEADLOCK       /* no CPU can go on, and some wait for kprobe_lock */
 };
 
 struct stop_info {
@@ -56,7 +58,8 @@ enum callback_kind {
     CALLBACK_RETURN,            /* index: id of the return probe; arg: number of the instance, see kretprobe_returning */
     CALLBACK_INTR               /* the CPU acknowledges INTR; the vector in machine_access, done 0 if there is none */
 };
-enum { CALLBACK_RAISED = -1 };
+/* CALLBACK_SPIN, of an import: the function waits for kprobe_lock, and is called again when that is free. */
+enum { CALLBACK_RAISED = -1, CALLBACK_SPIN = -2 };
 
 enum kprobes_mode { KPROBES_OFF, KPROBES_2_5_26, KPROBES_FIXED };
 enum kernel_kind { KERNEL_NONE, KERNEL_BUILTIN };
@@ -88,6 +91,39 @@ uint64_t machine_icount(machine *m);
  * Make them another's; what is returned gives them back. */
 enum { CPUS_MAX = 32 };     /* TSS descriptors and stacks that the built-in kernel side has room for */
 int machine_focus(machine *m, int cpu);
+int machine_current(machine *m);
+struct cpu_info {
+    uint64_t icount;            /* instructions it has retired */
+    uint64_t spins;             /* turns in which it waited for kprobe_lock */
+    int32_t halted;             /* in HLT */
+    int32_t parked;             /* not started, or returned; setting its eip starts it */
+    int32_t waits_for;          /* the CPU that holds the lock which it waits for, or -1 */
+};
+void machine_cpu_info(machine *m, int cpu, struct cpu_info *ret);
+void machine_park(machine *m, int cpu);
+/* Who executes when. A turn of steps: retired instructions, deliveries of exceptions and interrupts, entry points of
+ * the built-in kernel side. CPUs that cannot go on are passed over. */
+enum schedule_kind {
+    SCHEDULE_QUANTUM,           /* CPUs in order, turns of value steps */
+    SCHEDULE_SEED,              /* a sequence of CPUs and turns that depends on the seed, value */
+    SCHEDULE_LIST               /* as listed; then each CPU until it cannot go on, in order */
+};
+struct schedule_turn {
+    uint32_t cpu;
+    uint64_t steps;             /* at least 1 */
+};
+/* 0, -1: out of memory. */
+int machine_set_schedule(machine *m, int kind, uint64_t value, const struct schedule_turn *list, uint32_t count);
+/* Note the next steps, up to room, in memory that the caller lends until room is 0. */
+struct schedule_step {
+    uint32_t address;           /* linear, of what is executed */
+    uint32_t runnable;          /* bit n: CPU n could have made the step */
+    uint32_t cpu;               /* which made it */
+    uint32_t steps;             /* 1, or 2: an instruction and the delivery of the interrupt that it asks for */
+    uint32_t fresh;             /* the CPU before could not go on */
+};
+void machine_trace_schedule(machine *m, struct schedule_step *steps, uint32_t room);
+uint32_t machine_schedule_traced(machine *m);
 /* Ask for an external interrupt before the next instruction that can take one, in the order of the calls. -1 if the
  * vector is pending already. */
 int machine_interrupt(machine *m, int cpu, uint8_t vector);
@@ -224,6 +260,7 @@ struct kernel_layout {
     uint32_t imports, import_stride, import_max; /* stubs that call CALLBACK_IMPORT */
     uint32_t call_return;       /* a function that returns here ends the run: STOP_UNTIL */
     uint32_t trampoline;        /* functions under return probes return here */
+    uint32_t park_return;       /* a function that returns here parks its CPU */
     uint32_t stack_top;         /* initial esp of CPU 0 */
     uint32_t stack_bottom;      /* lowest mapped address of the last CPU's stack; a guard page lies below each */
     uint32_t stack_stride;      /* from one CPU's stack down to the next one's */

@@ -162,6 +162,8 @@ struct cpu {
     bool code_changed;          /* a store changed decoded code: leave the block after this instruction */
     bool halted;                /* in HLT */
     bool parked;                /* waits to be started, as after INIT */
+    bool waits;                 /* spins until kprobe_lock is free */
+    bool trapped;               /* it does so before cpu->fault is delivered */
     bool nmi_blocked;           /* from an NMI's delivery to the next IRET */
     bool code_breaks;           /* DR7 enables a code breakpoint: the run loop looks before each block */
     struct fault fault;
@@ -190,6 +192,7 @@ struct cpu {
     bool until_fresh;           /* it stood at the until address when that was set: the instruction has to run once */
     bool nmi;                   /* an NMI is pending */
     struct irq_queue irqs;
+    u64 spins;                  /* turns in which it waited for kprobe_lock */
     struct moment watch_passed; /* this execution has been told to those who watch it */
     struct moment probe_resume; /* a run stopped at this hit's probe point: going on there is the same hit */
     struct moment probe_missed; /* counted already */

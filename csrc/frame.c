@@ -273,6 +273,26 @@ int frame_restore_all(struct machine *m, struct live_frame *lf)
     return trap_return(cpu, 4);
 }
 
+void frame_suspend(struct machine *m, struct live_frame *lf)
+{
+    commit(m->cpu, lf);
+}
+
+void frame_resume(struct machine *m, struct live_frame *lf)
+{
+    struct cpu *cpu = m->cpu;
+    struct pt_regs *regs = &lf->frame.regs;
+    u32 low = cpu->gpr[ESP] & stack_mask(&cpu->seg[SS]);
+
+    *regs = (struct pt_regs){0};
+    lf->frame.address = cpu->seg[SS].base + low;
+    mmu_peek(cpu, lf->frame.address, regs, sizeof *regs);
+    lf->on_stack = true;
+    lf->user = (regs->cs & 3) || (regs->eflags & EFLAGS_VM);
+    lf->frame.sp = lf->user ? regs->esp : low + FRAME_ESP;
+    lf->esp = cpu->gpr[ESP];
+}
+
 void frame_capture(struct machine *m, struct live_frame *lf)
 {
     struct cpu *cpu = m->cpu;

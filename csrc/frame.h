@@ -62,9 +62,18 @@ int frame_restore_all(struct machine *m, struct live_frame *lf);
 void frame_lend(struct machine *m, struct frame *f);
 void frame_sync(struct machine *m, struct frame *f);
 
+/* The frame stays on the guest's stack, at its stack pointer, for a while: the copy goes, and comes again. */
+void frame_suspend(struct machine *m, struct live_frame *lf);
+void frame_resume(struct machine *m, struct live_frame *lf);
+
 /* The same for a trap that is taken before the guest's gate. */
 void frame_capture(struct machine *m, struct live_frame *lf);
 void frame_write_back(struct machine *m, struct live_frame *lf);
+
+ALWAYS_INLINE bool frame_is_on_stack(const struct frame *f)
+{
+    return ((const struct live_frame *)f)->on_stack;
+}
 
 ALWAYS_INLINE bool frame_is_user(const struct frame *f)
 {

@@ -34,6 +34,7 @@ static const struct kernel_layout layout = {
     .imports = WINDOW + PAGES(PAGE_IMPORTS), .import_stride = ENTRY_STRIDE,
     .import_max = PAGES(IMPORT_PAGES) / ENTRY_STRIDE,
     .call_return = WINDOW + PAGES(PAGE_RETURN), .trampoline = WINDOW + PAGES(PAGE_RETURN) + ENTRY_STRIDE,
+    .park_return = WINDOW + PAGES(PAGE_RETURN) + 2 * ENTRY_STRIDE,
     .stack_top = STACK_END - STACK_MARGIN, .stack_bottom = STACK_END - PAGES(STACK_PAGES),
     .stack_stride = STACK_STRIDE,
     .window = WINDOW, .window_end = WINDOW + PAGES(PAGE_END) - 1,

@@ -155,6 +155,45 @@ static int leave_trap(struct machine *m, struct live_frame *lf, int result)
     return status == STATUS_FAULT ? trap_deliver(cpu) : status;
 }
 
+/* How far behind an entry point a CPU stands between two steps of 2.5.26 in which it holds the lock, but is not
+ * kprobe_cpu: an NMI can come there. */
+#define LOCKED 8u
+
+/* spin_lock, the first thing that do_int3 does. */
+static int lock(struct machine *m)
+{
+    if (kprobe_lock_held(m))
+        return kprobe_wait(m);
+    m->kprobes->lock = (s32)m->cpu->index;
+    m->cpu->eip += LOCKED;
+    return STATUS_JUMP;
+}
+
+/* do_debug is through but for its spin_unlock and what depends on TF. The frame waits on the guest's stack. */
+static int stay_locked(struct machine *m, struct live_frame *lf)
+{
+    frame_suspend(m, lf);
+    frame_end(m);
+    m->cpu->eip = kernel_entry(m, T_DEBUG) + LOCKED;
+    return STATUS_JUMP;
+}
+
+static int unlock_and_leave(struct machine *m)
+{
+    struct live_frame *lf = frame_begin(m);
+    int result = 1;
+
+    if (!lf)
+        return cpu_stop(m->cpu, STOP_MEMORY);
+    frame_resume(m, lf);
+    m->kprobes->lock = KPROBE_NO_CPU;
+    if (lf->frame.regs.eflags & EFLAGS_TF) {
+        m->cpu->eflags |= lf->frame.regs.eflags & EFLAGS_IF;
+        result = offer(m, &lf->frame, T_DEBUG, 0);
+    }
+    return leave_trap(m, lf, result);
+}
+
 static int enter_trap(struct machine *m, unsigned vector)
 {
     struct live_frame *lf = frame_begin(m);
@@ -167,7 +206,10 @@ static int enter_trap(struct machine *m, unsigned vector)
         frame_end(m);
         return trap_deliver(m->cpu);
     }
-    return leave_trap(m, lf, serve(m, &lf->frame, vector, error_code));
+    int result = serve(m, &lf->frame, vector, error_code);
+    if (vector == T_DEBUG && result >= 0 && unlikely(kprobe_holds(m)))
+        return stay_locked(m, lf);
+    return leave_trap(m, lf, result);
 }
 
 static bool table_holds(struct cpu *cpu, u32 lin, const u32 words[2])
@@ -183,7 +225,8 @@ int kernel_trap(struct machine *m)
     u8 vector = cpu->fault.vector;
     struct live_frame *lf;
 
-    if ((vector != T_DEBUG && vector != T_BRKPT) || !m->kprobes || m->kprobes->on_entry || !kernel_owns_traps(m))
+    if ((vector != T_DEBUG && vector != T_BRKPT) || !m->kprobes || m->kprobes->on_entry || m->cpu_count > 1 ||
+        !kernel_owns_traps(m))
         return STATUS_FAULT;
     if (!table_holds(cpu, k->layout.idt + vector * 8, k->gate[vector == T_BRKPT]) ||
         !table_holds(cpu, cpu->gdtr.base + KERNEL_CS, k->cs) || !(lf = frame_begin(m)))
@@ -214,12 +257,21 @@ static int call_import(struct machine *m, u32 number)
     m->frames.hidden = hidden;
     if (served == CALLBACK_RAISED)
         return cpu_stop(cpu, STOP_PYTHON);
+    if (served == CALLBACK_SPIN)
+        return kprobe_wait(m);
     m->stop_soon |= m->stop_asked;      /* behind the return */
     if (!mem_read(cpu, SS, cpu->gpr[ESP] & stack_mask(&cpu->seg[SS]), 4, &eip))
         return trap_deliver(cpu);
     stack_move(cpu, 4);
     cpu->eip = eip;
     return STATUS_JUMP;
+}
+
+/* A started function has returned. */
+static int park(struct machine *m)
+{
+    m->cpu->parked = true;
+    return m->cpu_count > 1 ? STATUS_JUMP : cpu_stop(m->cpu, STOP_PARKED);
 }
 
 /* There is no code here to run: not an entry, or not for this privilege. */
@@ -240,6 +292,7 @@ int kernel_enter(struct machine *m)
     u32 lin = m->cpu->seg[CS].base + m->cpu->eip;
     bool entry = lin - l->entry < l->entry_size, user = m->cpu->cpl == 3;
 
+    m->schedule.steps++;
     if (lin == l->call_return)
         return cpu_stop(m->cpu, STOP_UNTIL);
     if (lin == l->trampoline && !user) {
@@ -247,11 +300,21 @@ int kernel_enter(struct machine *m)
         if (status != STATUS_NEXT)
             return status;
     }
+    if (lin == l->park_return)
+        return park(m);
+    if (unlikely(kprobe_holds(m))) {
+        if (lin == kernel_entry(m, T_BRKPT) + LOCKED)
+            return enter_trap(m, T_BRKPT);
+        if (lin == kernel_entry(m, T_DEBUG) + LOCKED)
+            return unlock_and_leave(m);
+    }
     if (lin % ENTRY_STRIDE || (entry && user) || (!entry && lin < l->imports))
         return refuse(m, lin, entry && user);
     if (!entry)
         return call_import(m, (lin - l->imports) / ENTRY_STRIDE);
     if (unlikely(kprobe_blocks_entry(m, lin)))
         return cpu_stop(m->cpu, STOP_LOOP);
+    if (lin == kernel_entry(m, T_BRKPT) && kprobe_must_lock(m))
+        return lock(m);
     return enter_trap(m, (lin - l->entry) / ENTRY_STRIDE);
 }

@@ -125,7 +125,12 @@ static void begin_hit(struct machine *m, struct kprobe *p, u32 status, u32 eflag
     kprobe_pin(p);
 }
 
-/* In "fixed" the hit that was interrupted goes on; else kprobe_cpu and the lock are free. */
+static void unlock(struct machine *m)
+{
+    m->kprobes->lock = KPROBE_NO_CPU;
+}
+
+/* In "fixed" the hit that was interrupted goes on; else kprobe_cpu is free. The lock is still to be released. */
 static void end_hit(struct machine *m)
 {
     struct kprobe_context *c = kprobe_context(m);
@@ -135,7 +140,6 @@ static void end_hit(struct machine *m)
         c->now = c->outer[--c->nested];
     } else {
         c->cpu = KPROBE_NO_CPU;
-        m->kprobes->lock = KPROBE_NO_CPU;
     }
     if (p->pins)                /* a fault in 2.5.26's post_handler has ended the hit already */
         kprobe_unpin(m->kprobes, p);
@@ -268,9 +272,28 @@ static u32 trap_address(struct machine *m, const struct frame *f)
     return cs.base + f->regs.eip - 1;
 }
 
+/* The breakpoint stays, and the CPU executes a copy of the instruction in place of it. */
+static bool steps_copy(const struct machine *m)
+{
+    return m->kprobes->mends->step_copy && m->cpu_count > 1;
+}
+
+bool kprobe_copy(const struct cpu *cpu, u32 lin, u8 *ret)
+{
+    const struct machine *m = cpu->machine;
+    const struct kprobe *p;
+
+    if (!m->kprobes || !steps_copy(m) || !(cpu->eflags & EFLAGS_TF) || !kprobe_stepping(m))
+        return false;
+    p = kprobe_context(m)->now.running;
+    *ret = p->opcode;
+    return p->addr == lin;
+}
+
 static void disarm(struct machine *m, const struct kprobe *p, struct frame *f, u32 eip)
 {
-    kprobe_write(m, p->addr, p->opcode);
+    if (!steps_copy(m))
+        kprobe_write(m, p->addr, p->opcode);
     f->regs.eip = eip;
 }
 
@@ -324,6 +347,8 @@ static int nested_hit(struct machine *m, struct kprobe *p, struct frame *f)
     }
     c->outer[c->nested++] = c->now;
     begin_hit(m, p, KPROBE_REENTER, f->regs.eflags);
+    c->now.dr6 = m->cpu->dr[6] & DR6_BS;
+    m->cpu->dr[6] &= ~DR6_BS;
     if (is_if_modifier(p))
         c->now.saved_eflags &= ~EFLAGS_IF;
     begin_step(m, p, f, eip);
@@ -336,7 +361,9 @@ static int first_hit(struct machine *m, struct kprobe *p, struct frame *f)
     u32 trap_eip = f->regs.eip;
     int result = 0;
 
-    m->kprobes->lock = c->cpu = (s32)m->cpu->index;
+    c->cpu = (s32)m->cpu->index;
+    if (!m->kprobes->mends->hit_of_cpu)
+        m->kprobes->lock = c->cpu;
     begin_hit(m, p, KPROBE_HIT_ACTIVE, f->regs.eflags);
     if (is_if_modifier(p))
         c->now.saved_eflags &= ~EFLAGS_IF;
@@ -355,6 +382,7 @@ static int first_hit(struct machine *m, struct kprobe *p, struct frame *f)
             m->cpu->probe_resume = moment_now(m, p);
         f->regs.eip = trap_eip - 1;
         end_hit(m);
+        unlock(m);
         return result ? result : 1;
     }
     begin_step(m, p, f, trap_eip - 1);
@@ -379,7 +407,10 @@ int kprobe_handler(struct machine *m, struct frame *f)
             return nested_hit(m, p, f);
         return kp->mends->restore_interrupts ? unknown_trap(m, f, addr) : 0;
     }
-    return p ? first_hit(m, p, f) : unknown_trap(m, f, addr);
+    if (p)
+        return first_hit(m, p, f);
+    unlock(m);
+    return unknown_trap(m, f, addr);
 }
 
 int do_int3(struct machine *m, struct frame *f)
@@ -398,7 +429,7 @@ int do_int3(struct machine *m, struct frame *f)
 static void rearm(struct machine *m, const struct kprobe *p, struct frame *f)
 {
     f->regs.eflags &= ~EFLAGS_TF;
-    if (still_armed(m) || !m->kprobes->mends->validate)
+    if (!steps_copy(m) && (still_armed(m) || !m->kprobes->mends->validate))
         kprobe_write(m, p->addr, BREAKPOINT_INSTRUCTION);
 }
 
@@ -437,6 +468,12 @@ static void finish_step(struct machine *m, struct frame *f)
     end_hit(m);
 }
 
+/* Is spin_unlock a step of its own? Then an NMI can come before it. */
+static bool unlocks_later(const struct machine *m, const struct frame *f)
+{
+    return kprobe_holds(m) && frame_is_on_stack(f);
+}
+
 int post_kprobe_handler(struct machine *m, struct frame *f)
 {
     struct kprobe_hit *hit = &kprobe_context(m)->now;
@@ -449,6 +486,9 @@ int post_kprobe_handler(struct machine *m, struct frame *f)
         raised = (p->next_here ? call_each_post : call_post)(m, p, f) == CALLBACK_RAISED;
     }
     finish_step(m, f);
+    if (!raised && unlocks_later(m, f))
+        return 1;
+    unlock(m);
     if (raised)
         return -STOP_PYTHON;
     /* Somebody else is stepping here: the rest of do_debug must see it. */
@@ -467,7 +507,7 @@ static int debug_fixed(struct machine *m, struct frame *f)
     int claimed = 0;
 
     if (condition & DR6_BS && kprobe_stepping(m)) {
-        cpu->dr[6] &= ~DR6_BS;
+        cpu->dr[6] = (condition & ~DR6_BS) | kprobe_context(m)->now.dr6;
         claimed = post_kprobe_handler(m, f);
     }
     if (claimed < 0 || (claimed && !(condition & DR6_BREAKS)))
@@ -523,6 +563,7 @@ static void abandon_step(struct machine *m, struct frame *f)
     for (struct kprobe *p = still_there(m); p; p = p->next_here)
         p->stats.misses[MISS_FAULT_RESTART] += !p->disabled;
     end_hit(m);
+    unlock(m);
 }
 
 /* The fault_handler of the probe whose handler runs; while the instruction is stepped all of them, until one claims. */

@@ -19,6 +19,7 @@ struct kprobe_semantics {
     bool skip_user;             /* 3: traps from user and virtual-8086 code are not ours; code bases are honoured */
     bool step_nested;           /* 6: a probe hit inside a hit is counted and stepped, and stays armed */
     bool validate;              /* 8: no probes on the trap's own entry; nor on a breakpoint or twice unregistered */
+    bool step_copy;             /* 4: with several CPUs a copy is stepped, and the breakpoint stays */
     bool hit_of_cpu;            /* 5: each CPU has a hit of its own, so that none waits for another's */
     bool restore_interrupts;    /* 10: on every way to the old handlers */
     bool debug_hook_first;      /* 11: before the lazy-DR7 filter; a step taken leaves no BS in DR6 */
@@ -42,7 +43,7 @@ struct kprobe {
     u8 opcode;                  /* the byte that the breakpoint replaced */
     u8 insn_opcode;             /* the opcode behind the prefixes */
     u8 insn_length;             /* INT n, INT3, INTO, INT1: length; else 0 */
-    u8 pins;                    /* hits that are using it */
+    u16 pins;                   /* hits that are using it */
     bool registered;
     u8 handlers;                /* PROBE_PRE | PROBE_POST | PROBE_FAULT: Python handlers */
     bool disabled;
@@ -69,6 +70,7 @@ struct kprobe_hit {             /* the patch's globals of one hit */
     bool shared;                /* there were several: if the first one is gone, others may be there */
     u32 status;                 /* enum kprobe_status */
     u32 old_eflags, saved_eflags; /* TF and IF only */
+    u32 dr6;                    /* BS of a step that the hit came between: its trap is delivered, but not served */
     struct segment task;        /* TR when the hit began */
 };
 #define KPROBE_NESTING (CALL_DEPTH_MAX + 2)
@@ -129,6 +131,22 @@ ALWAYS_INLINE bool kprobe_running(const struct machine *m)
 {
     return kprobe_context(m)->cpu == (s32)m->cpu->index;
 }
+
+/* kprobe_lock among several CPUs. Held by anybody? */
+ALWAYS_INLINE bool kprobe_lock_held(const struct machine *m)
+{
+    return m->kprobes && m->kprobes->lock != KPROBE_NO_CPU;
+}
+/* Must this CPU, at a breakpoint, take it first? */
+bool kprobe_must_lock(const struct machine *m);
+/* Does it hold the lock without being kprobe_cpu? */
+bool kprobe_holds(const struct machine *m);
+/* Spin: its turn passes, and what it does now it does again when the lock is free. Returns STATUS_JUMP. */
+int kprobe_wait(struct machine *m);
+/* The CPU that holds the lock which a CPU waits for, or KPROBE_NO_CPU. */
+s32 kprobe_waits_for(const struct cpu *cpu);
+/* Does the CPU step a copy of the instruction at lin? Its first byte is then *ret, whatever memory holds. */
+bool kprobe_copy(const struct cpu *cpu, u32 lin, u8 *ret);
 
 /* The registered probe at a linear address, NULL if none: constant time however many there are. */
 struct kprobe *kprobe_at(const struct machine *m, u32 lin);

@@ -15,6 +15,7 @@ static const struct kprobe_semantics fixed = {
     .back_up_eip = true,
     .deliver_cd03 = true,
     .skip_user = true,
+    .step_copy = true,
     .hit_of_cpu = true,
     .step_nested = true,
     .validate = true,

@@ -5,6 +5,7 @@
 
 #include "debug.h"
 #include "execute.h"
+#include "interrupt.h"
 #include "kernel.h"
 #include "kprobe.h"
 #include "kretprobe.h"
@@ -69,6 +70,7 @@ machine *machine_create_from(const struct machine_config *config, struct page_no
         return NULL;
     m->config = *config;
     m->a20_mask = ~0u;
+    m->schedule.value = SCHEDULE_STEPS;
     if (!(root ? memory_init_from(&m->mem, root) : memory_init(&m->mem, config->memory_pages)) || !cpus_create(m) ||
         (config->kernel == KERNEL_BUILTIN && !root && !kernel_create(m)) ||
         (config->board_hz && !pc_create(m, config->board_hz, config->board_seconds)) ||
@@ -97,6 +99,7 @@ void machine_destroy(machine *m)
         kernel_destroy(m);
     pc_destroy(m);
     arena_deinit(&m->arena);
+    schedule_deinit(&m->schedule);
     memory_deinit(&m->mem);
     for (u32 i = 0; i < m->cpu_count; i++)
         cpu_destroy(m->cpus[i]);
@@ -108,13 +111,6 @@ void machine_destroy(machine *m)
 
 /* --- traps ------------------------------------------------------------------------------------------------ */
 
-/* eip is about to change by other means than the code itself: the last exit's target is not what comes next. */
-static void forget_exit(struct cpu *cpu)
-{
-    cpu->exit_from = NULL;
-    cpu->stale_from = NULL;
-}
-
 /* With the guest's own IDT the probes see exceptions before its gates do. */
 static bool probes_first(const struct machine *m)
 {
@@ -123,6 +119,7 @@ static bool probes_first(const struct machine *m)
 
 static int deliver_fault(struct machine *m)
 {
+    m->schedule.steps++;
     forget_exit(m->cpu);
     if (unlikely(m->cpu->fault.stop))
         return trap_deliver(m->cpu);    /* no exception that anybody could claim */
@@ -181,121 +178,6 @@ static int after_execute(struct machine *m, u32 step, u32 held)
         bits |= held;
         return unlikely(bits) ? pending_debug_trap(m, bits) : STATUS_JUMP;
     }
-}
-
-static bool irq_push(struct irq_queue *q, u8 vector)
-{
-    u64 bit = 1ull << (vector & 63);
-    if (q->pending[vector >> 6] & bit)
-        return false;
-    q->pending[vector >> 6] |= bit;
-    q->vector[(u8)(q->first + q->count++)] = vector;
-    return true;
-}
-
-static void timer_tick(struct machine *m)
-{
-    if (m->pc)
-        pc_look(m);
-    u64 now = machine_now(m);
-    if (!m->timer_period || now < m->timer_next)
-        return;
-    m->timer_next += (now - m->timer_next) / m->timer_period * m->timer_period + m->timer_period;
-    irq_push(&m->cpus[0]->irqs, m->timer_vector);
-}
-
-/* Does INTR ask the CPU? A board has it at CPU 0. */
-static bool intr_asks(const struct cpu *cpu)
-{
-    const struct machine *m = cpu->machine;
-    return m->intr && (m->intr_served || m->pc) && cpu->index == 0;
-}
-
-static bool interrupt_ready(const struct cpu *cpu)
-{
-    return (cpu->irqs.count || intr_asks(cpu)) && (cpu->eflags & EFLAGS_IF) && !cpu->shadow;
-}
-
-/* The interrupt acknowledge cycle. A controller that has no vector after all takes its request back. STATUS_NEXT:
- * vector is to be delivered. */
-static int acknowledge(struct machine *m, u8 *vector)
-{
-    if (m->pc) {
-        *vector = pc_acknowledge(m);
-        return STATUS_NEXT;
-    }
-    m->access = (struct device_access){0};
-    bool stop = machine_callback(m, CALLBACK_INTR, 0, 0) < 0;
-    if (!m->access.done) {
-        m->intr &= stop;
-        return stop ? cpu_stop(m->cpu, STOP_PYTHON) : STATUS_JUMP;
-    }
-    m->stop_soon |= stop;
-    *vector = (u8)m->access.value;
-    return STATUS_NEXT;
-}
-
-static int take_interrupt(struct machine *m)
-{
-    struct irq_queue *q = &m->cpu->irqs;
-    u8 vector = q->vector[q->first];
-    bool queued = q->count, halted = m->cpu->halted;
-    forget_exit(m->cpu);
-    if (!queued) {
-        int status = acknowledge(m, &vector);
-        if (status != STATUS_NEXT)
-            return status;
-    }
-    m->cpu->halted = false;
-    int status = trap_interrupt(m->cpu, vector);
-    if (status == STATUS_STOP && m->cpu->stop == STOP_PYTHON) {
-        m->cpu->halted = halted;    /* a device's handler failed during delivery: it has not happened */
-        if (!queued)
-            irq_push(q, vector);
-    } else if (queued) {
-        q->pending[vector >> 6] &= ~(1ull << (vector & 63));
-        q->first++;
-        q->count--;
-    }
-    return status;
-}
-
-/* SDM vol. 3, 6.7.1: no other NMI before an IRET. A load of SS holds NMIs back too (6.8.3); so does STI here. */
-static bool nmi_ready(const struct cpu *cpu)
-{
-    return cpu->nmi && !cpu->nmi_blocked && !cpu->shadow;
-}
-
-static int take_nmi(struct machine *m)
-{
-    bool halted = m->cpu->halted;
-    forget_exit(m->cpu);
-    m->cpu->halted = false;
-    int status = trap_interrupt(m->cpu, T_NMI);
-    bool failed = status == STATUS_STOP && m->cpu->stop == STOP_PYTHON;    /* in a device: it has not happened */
-    if (failed)
-        m->cpu->halted = halted;
-    m->cpu->nmi = failed;
-    m->cpu->nmi_blocked = !failed;
-    return status;
-}
-
-/* No CPU can go on: time passes at once up to the next tick that can wake CPU 0. False: nothing ever will. */
-static bool skip_to_tick(struct machine *m)
-{
-    const struct cpu *first = m->cpus[0];
-    if (!first->halted || !(first->eflags & EFLAGS_IF))
-        return false;
-    if (m->pc)
-        return pc_skip(m);
-    if (!m->timer_period)
-        return false;
-    u64 now = machine_now(m);
-    for (u32 i = 0; i < m->cpu_count; i++)
-        m->cpus[i]->tsc_offset += m->timer_next - now;
-    m->timer_next = now;
-    timer_tick(m);
-    return true;
 }
 
 /* --- the run loop ----------------------------------------------------------------------------------------- */
@@ -399,7 +281,7 @@ ALWAYS_INLINE int turn(struct machine *m, u64 end)
         } else if (interrupt_ready(cpu)) {
             status = take_interrupt(m);
         } else if (unlikely(cpu->halted)) {
-            return skip_to_tick(m) ? GO_ON : STOP_HALT;
+            return interrupt_skip(m) ? GO_ON : STOP_HALT;
         } else {
             u32 lin = cpu->seg[CS].base + cpu->eip;
             u32 breaks = cpu->code_breaks ? debug_code(cpu, lin) : 0;
@@ -435,6 +317,49 @@ static enum stop_reason run(struct machine *m, u64 end)
     }
 }
 
+/* The same with other CPUs around. NMIs come between any two steps, also before an entry point. */
+static int turn_of_several(struct machine *m, u64 end)
+{
+    struct cpu *cpu = m->cpu;
+    int status;
+    cpu->waits = false;
+    if (unlikely(cpu->trapped)) {
+        status = deliver_fault(m);
+    } else if (unlikely(nmi_ready(cpu)) && kernel_serves(m, cpu->seg[CS].base + cpu->eip)) {
+        status = take_nmi(m);
+    } else {
+        return turn(m, end);
+    }
+    return status == STATUS_STOP ? cpu->stop : GO_ON;
+}
+
+static u64 steps_now(const struct machine *m)
+{
+    return m->schedule.steps + machine_now(m);
+}
+
+static enum stop_reason run_several(struct machine *m, u64 end)
+{
+    for (u32 turns = 0;; turns++) {
+        settle(m->cpu);
+        if (unlikely(m->watches.pending)) {
+            enum stop_reason reason = watch_tell(m);
+            if (reason != STOP_NONE)
+                return reason;
+        }
+        if (unlikely(turns >= RUN_TURNS))
+            return STOP_NONE;
+        enum stop_reason none = schedule_next(m);
+        if (unlikely(none != STOP_NONE))
+            return none;
+        u64 before = steps_now(m), now = machine_now(m), left = schedule_begin(m);
+        int reason = turn_of_several(m, left < end - now ? now + left : end);
+        schedule_used(m, steps_now(m) - before);
+        if (reason != GO_ON)
+            return (enum stop_reason)reason;
+    }
+}
+
 static void describe_stop(struct machine *m, enum stop_reason reason)
 {
     struct cpu *cpu = m->cpu;
@@ -460,7 +385,9 @@ int machine_run(machine *m, uint64_t slice)
     for (u32 i = 0; i < m->cpu_count; i++)
         forget_exit(m->cpus[i]);    /* eip may have been set since */
     m->depth++;
-    enum stop_reason reason = run(m, now + slice < now ? UINT64_MAX : now + slice);
+    u64 end = now + slice < now ? UINT64_MAX : now + slice;
+    bool alone = m->cpu_count == 1 && !m->cpu->parked;
+    enum stop_reason reason = alone ? run(m, end) : run_several(m, end);
     m->depth--;
     describe_stop(m, reason);
     return (int)reason;
@@ -477,6 +404,24 @@ void machine_select(struct machine *m, struct cpu *cpu)
 {
     m->others += cpu_icount(m->cpu) - cpu_icount(cpu);
     m->cpu = cpu;
+}
+
+int machine_current(machine *m)
+{
+    return (int)m->cpu->index;
+}
+
+void machine_cpu_info(machine *m, int index, struct cpu_info *ret)
+{
+    const struct cpu *cpu = m->cpus[index];
+    *ret = (struct cpu_info){cpu_icount(cpu), cpu->spins, cpu->halted, cpu->parked, kprobe_waits_for(cpu)};
+}
+
+void machine_park(machine *m, int index)
+{
+    struct cpu *cpu = m->cpus[index];
+    cpu->parked = true;
+    cpu->code_changed = true;
 }
 
 int machine_focus(machine *m, int index)
@@ -509,32 +454,6 @@ uint64_t machine_icount(machine *m)
     return machine_now(m);
 }
 
-int machine_interrupt(machine *m, int cpu, uint8_t vector)
-{
-    m->cpu->code_changed = true;    /* if a device's handler asks, the next instruction may be too late */
-    return irq_push(&m->cpus[cpu]->irqs, vector) ? 0 : -1;
-}
-
-void machine_set_intr(machine *m, int level, int served)
-{
-    m->intr = level;
-    m->intr_served = served;
-    m->cpu->code_changed = true;
-}
-
-void machine_nmi(machine *m, int cpu)
-{
-    m->cpus[cpu]->nmi = true;
-    m->cpu->code_changed = true;
-}
-
-void machine_set_timer(machine *m, uint8_t vector, uint64_t period)
-{
-    m->timer_vector = vector;
-    m->timer_period = period;
-    m->timer_next = machine_now(m) + period;
-}
-
 int machine_nest_begin(machine *m)
 {
     struct cpu *cpu = m->cpu;
@@ -551,7 +470,7 @@ int machine_nest_begin(machine *m)
     m->nest = nest;
     m->nests++;
     settle(cpu);
-    cpu->halted = cpu->parked = cpu->step_over = false;
+    cpu->halted = cpu->parked = cpu->waits = cpu->trapped = cpu->step_over = false;
     cpu->shadow = 0;
     cpu->db_pending = 0;
     return 0;

@@ -11,6 +11,7 @@
 #include "device.h"
 #include "frame.h"
 #include "memory.h"
+#include "schedule.h"
 #include "watch.h"
 
 struct kprobes;
@@ -23,6 +24,7 @@ struct machine {
     struct cpu *cpus[CPUS_MAX];
     u32 cpu_count;
     u64 others;                 /* instructions that the CPUs other than cpu have retired */
+    struct schedule schedule;
     struct memory mem;
     struct code_arena arena;    /* memory of decoded blocks */
     struct kernel *kernel;      /* built-in kernel side, NULL for a bare machine */

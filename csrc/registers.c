@@ -100,7 +100,7 @@ static bool set_other(struct cpu *cpu, int id, u32 value)
     case REG_EIP:
         cpu->eip = value;
         cpu->halted = false;    /* somebody who sets eip wants to run from there */
-        cpu->parked = false;
+        cpu->parked = cpu->waits = cpu->trapped = false;
         cpu->probe_resume.set = false;
         if (!cpu->machine->depth)
             cpu->watch_passed.set = false;

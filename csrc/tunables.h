@@ -21,6 +21,7 @@
 #define INSN_MAX 15                        /* longest instruction, SDM vol. 2, 2.3.11 */
 
 #define RUN_TURNS 20000                    /* turns of the run loop (blocks, traps) between two looks at Ctrl-C */
+#define SCHEDULE_STEPS 1000                /* of a CPU's turn, unless a schedule says otherwise */
 #define CALL_DEPTH_MAX 32                  /* runs inside handlers inside runs ... */
 
 #define KPROBE_HASH_BITS 6                 /* the patch's table: 64 list heads */

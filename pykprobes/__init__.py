@@ -3,8 +3,10 @@
 from .actions import Action, Count, Sample, When
 from .actions import Stop as StopRun
 from .calls import double
+from .cpus import Cpu
 from .devices import Device
 from .errors import ImportUnbound, KprobeError, MachineFault, MemoryFault
+from .explore import Exploration, Finding, Outcome, explore
 from .fetchargs import FetchArg, parse_fetch
 from .hist import Hist
 from .image import Image
@@ -14,6 +16,7 @@ from .probespec import ProbeSpec, parse_probe
 from .record import Record
 from .registers import PtRegs
 from .retprobes import Kretprobe, KretprobeInstance
+from .schedules import Seed
 from .segments import Segment
 from .snapshot import Snapshot
 from .stop import Stop, StopReason
@@ -26,8 +29,11 @@ __all__ = [
     "Action",
     "AmbiguousSymbol",
     "Count",
+    "Cpu",
     "Device",
+    "Exploration",
     "FetchArg",
+    "Finding",
     "Hist",
     "Image",
     "ImportUnbound",
@@ -38,10 +44,12 @@ __all__ = [
     "Machine",
     "MachineFault",
     "MemoryFault",
+    "Outcome",
     "ProbeSpec",
     "PtRegs",
     "Record",
     "Sample",
+    "Seed",
     "Segment",
     "Snapshot",
     "Stop",
@@ -53,6 +61,7 @@ __all__ = [
     "Watch",
     "When",
     "double",
+    "explore",
     "parse_fetch",
     "parse_probe",
 ]

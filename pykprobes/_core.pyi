@@ -61,6 +61,24 @@ class StopInfo:
     nbytes: int
     cpu: int
 
+class CpuInfo:
+    icount: int
+    spins: int
+    halted: int
+    parked: int
+    waits_for: int
+
+class ScheduleTurn:
+    cpu: int
+    steps: int
+
+class ScheduleStep:
+    address: int
+    runnable: int
+    cpu: int
+    steps: int
+    fresh: int
+
 class DeviceAccess:
     kind: int
     address: int
@@ -92,6 +110,7 @@ class KernelLayout:
     import_max: int
     call_return: int
     trampoline: int
+    park_return: int
     stack_top: int
     stack_bottom: int
     stack_stride: int
@@ -201,12 +220,16 @@ class _Lib:
     CALLBACK_IMPORT: int
     CALLBACK_DEVICE: int
     CALLBACK_INTR: int
+    CALLBACK_SPIN: int
     CALLBACK_WATCH: int
     CALLBACK_RAISED: int
     KPROBES_OFF: int
     KPROBES_2_5_26: int
     KPROBES_FIXED: int
     KERNEL_NONE: int
+    SCHEDULE_QUANTUM: int
+    SCHEDULE_SEED: int
+    SCHEDULE_LIST: int
     KERNEL_BUILTIN: int
     CPU_386: int
     CPU_486: int
@@ -228,6 +251,12 @@ class _Lib:
     def machine_stop_info(self, m: Machine) -> StopInfo: ...
     def machine_set_until(self, m: Machine, set: int, eip: int) -> None: ...
     def machine_focus(self, m: Machine, cpu: int) -> int: ...
+    def machine_current(self, m: Machine) -> int: ...
+    def machine_cpu_info(self, m: Machine, cpu: int, ret: CpuInfo) -> None: ...
+    def machine_park(self, m: Machine, cpu: int) -> None: ...
+    def machine_set_schedule(self, m: Machine, kind: int, value: int, turns: Any, count: int) -> int: ...
+    def machine_trace_schedule(self, m: Machine, steps: Any, room: int) -> None: ...
+    def machine_schedule_traced(self, m: Machine) -> int: ...
     def machine_icount(self, m: Machine) -> int: ...
     def machine_interrupt(self, m: Machine, cpu: int, vector: int) -> int: ...
     def machine_set_intr(self, m: Machine, level: int, served: int) -> None: ...

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from errno import EBUSY
 from itertools import count
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any
 
 from ._core import ffi, lib
 from .binding_actions import program
+from .binding_cpu import Registers, ScheduleCore
 from .binding_returns import ReturnCore
 from .dispatch import RAISED
+from .errors import KprobeError
 from .records import Layout, Stats
 from .registers import PtRegs
 
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-    from ._core import FpuState, Frame, Machine, MachineConfig, SseState, StopInfo
+    from ._core import Frame, Machine, MachineConfig, StopInfo
     from .binding_actions import CoreChain
     from .binding_snapshot import CoreSnapshot
     from .devices import Device
@@ -51,6 +54,7 @@ KIND_NAMES = {
     WATCH: "watch", RETURN: "return",
 }  # fmt: skip
 SCRATCH = 4096
+CPUS_MAX = lib.CPUS_MAX
 
 _running: dict[int, Core] = {}
 _tags = count(1)
@@ -80,7 +84,7 @@ def _pre(tag: int, index: int) -> None:
     handler(probe, core.regs)
 
 
-class Core(ReturnCore):
+class Core(Registers, ReturnCore):
     """One C machine and the Python side of its callbacks."""
 
     def __init__(
@@ -117,6 +121,7 @@ class Core(ReturnCore):
             WATCH: self.serve_watch, RETURN: self.serve_return,
         }  # fmt: skip
         self.layout = self._layout()
+        self.schedule = ScheduleCore(self)
 
     @staticmethod
     def config(
@@ -265,21 +270,13 @@ class Core(ReturnCore):
         self.regs._forget()
 
     @property
+    def current(self) -> int:
+        """The CPU that executes, or ended the last run."""
+        return lib.machine_current(self.handle)
+
+    @property
     def icount(self) -> int:
         return lib.machine_icount(self.handle)
-
-    def interrupt(self, cpu: int, vector: int) -> bool:
-        return lib.machine_interrupt(self.handle, cpu, vector) == 0
-
-    def nmi(self, cpu: int) -> None:
-        lib.machine_nmi(self.handle, cpu)
-
-    def timer(self, vector: int, period: int) -> None:
-        lib.machine_set_timer(self.handle, vector, period)
-
-    def set_intr(self, level: bool, controller: Callable[[], int | None] | None) -> None:
-        lib.machine_set_intr(self.handle, level, controller is not None)
-        self.intr_level, self.controller = level, controller
 
     # Devices
 
@@ -320,39 +317,6 @@ class Core(ReturnCore):
         return event.kind, event.address, event.size, event.value, event.eip
 
     # Registers and memory
-
-    def get_reg(self, number: int) -> int:
-        return lib.machine_get_reg(self.handle, number)
-
-    def set_reg(self, number: int, value: int) -> int:
-        return lib.machine_set_reg(self.handle, number, value)
-
-    def get_segment(self, number: int) -> tuple[int, int, int, int]:
-        """Selector, base, limit and attributes."""
-        state = ffi.new("struct segment_state *")
-        lib.machine_get_segment(self.handle, number, state)
-        return state.selector, state.base, state.limit, state.attributes
-
-    def set_segment(self, number: int, selector: int, base: int, limit: int, attributes: int) -> int:
-        state = ffi.new("struct segment_state *", (base, limit, selector, attributes))
-        return lib.machine_set_segment(self.handle, number, state)
-
-    def get_fpu(self) -> FpuState:
-        state: FpuState = ffi.new("struct fpu_state *")
-        lib.machine_get_fpu(self.handle, state)
-        return state
-
-    def set_fpu(self, state: FpuState) -> None:
-        lib.machine_set_fpu(self.handle, state)
-
-    def get_sse(self) -> SseState | None:
-        """XMM registers and MXCSR; None without SSE."""
-        state: SseState = ffi.new("struct sse_state *")
-        return state if lib.machine_get_sse(self.handle, state) == 0 else None
-
-    def set_sse(self, state: SseState) -> bool:
-        """False, and nothing changed: MXCSR has reserved bits."""
-        return lib.machine_set_sse(self.handle, state) == 0
 
     def frame(self) -> Frame | None:
         """The frame of the handler that is running, None where there is none."""
@@ -453,7 +417,12 @@ class Core(ReturnCore):
             self.traps[vector] = serve
 
     def _import(self, index: int, arg: int) -> int:
-        lib.machine_set_reg(self._m, 0, self.imports[index]())
+        try:
+            lib.machine_set_reg(self._m, 0, self.imports[index]())
+        except KprobeError as error:
+            if error.errno != EBUSY:
+                raise
+            return lib.CALLBACK_SPIN
         return 1
 
 

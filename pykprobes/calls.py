@@ -59,6 +59,16 @@ def result(machine: Machine, kind: str) -> int | float | bytes:
     return value - (1 << bits) if signed and value >> bits - 1 else value
 
 
+def instructions(limit: int | None) -> int | None:
+    """max_instructions of a run: None or a number that is not negative."""
+    if limit is None:
+        return None
+    limit = index(limit)
+    if limit < 0:
+        raise ValueError(f"max_instructions={limit} is negative")
+    return limit
+
+
 def call(
     machine: Machine,
     function: int,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
     from .binding import Core
+    from .binding_cpu import CpuCore
 
 _BIAS = 16383
 _TOP = 1 << 63
@@ -61,7 +62,7 @@ class _Stack:
 
     __slots__ = ("_core",)
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core | CpuCore) -> None:
         self._core = core
 
     def __len__(self) -> int:
@@ -133,7 +134,7 @@ class MmxRegisters:
 
     __slots__ = ("_core",)
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core | CpuCore) -> None:
         self._core = core
 
     def __len__(self) -> int:
@@ -209,7 +210,7 @@ class Fpu:
 
     __slots__ = ("_core", "mm", "raw", "st")
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core | CpuCore) -> None:
         self._core = core
         self.st = FloatStack(core)
         self.raw = RawStack(core)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import calls, loader
 from .actions import Action
-from .binding import CPUS, KERNELS, KPROBES, NONE, RUN_SLICE, Core
+from .binding import CPUS, CPUS_MAX, KERNELS, KPROBES, NONE, RUN_SLICE, Core
 from .board import vector_number
+from .cpus import Cpus
 from .disasm import INSN_MAX, Line, disassemble
 from .errors import MemoryFault
 from .fpu import Fpu
@@ -24,6 +25,7 @@ from .probing import Probing
 from .regions import AddressSpace, parse_rights
 from .registers import PtRegs, Registers, word
 from .rewind import Rewindable
+from .schedules import QUANTUM_STEPS, Schedule, set_schedule
 from .snapshot import Setup
 from .sse import Sse
 from .stop import Stop, StopReason
@@ -65,12 +67,13 @@ class Machine(Probing, PcBoard, Rewindable):
         kernel: str | None = "builtin",
         cpu: str = "p4",
         board: str | Pc | None = None,
+        schedule: Schedule = QUANTUM_STEPS,
     ) -> None:
         memory, cpus = index(memory), index(cpus)
         if memory % PAGE or not PAGE <= memory <= MEMORY_MAX:
             raise ValueError(f"memory={memory} must be a multiple of {PAGE} from {PAGE} to {MEMORY_MAX}")
-        if cpus != 1:
-            raise ValueError(f"cpus={cpus}: a machine has one CPU")
+        if not 1 <= cpus <= CPUS_MAX:
+            raise ValueError(f"cpus={cpus}: a machine has 1 to {CPUS_MAX} CPUs")
         for name, value, known in (("kprobes", kprobes, KPROBES), ("kernel", kernel, KERNELS), ("cpu", cpu, CPUS)):
             if value not in known:
                 raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, known))}")
@@ -80,6 +83,7 @@ class Machine(Probing, PcBoard, Rewindable):
                 raise ValueError(f"cpus={cpus}: a PC's board has no APIC, which further CPUs would need")
             kernel = None
         self._set_up(Setup(memory, cpus, kernel, kprobes, bool(optimize), cpu, pc), None)
+        set_schedule(self._core, schedule, cpus)
 
     def _set_up(self, setup: Setup, state: CoreSnapshot | None) -> None:
         """Make the machine, or one in a state that it shares."""
@@ -88,6 +92,8 @@ class Machine(Probing, PcBoard, Rewindable):
         self._core = Core(*setup.core, state)
         self._console = Console(self) if self.pc else None
         self._trap_handlers: dict[int, Callable[[Machine, PtRegs], Any]] = {}
+        self.cpus = Cpus(self, setup.cpus)
+        set_schedule(self._core, QUANTUM_STEPS, setup.cpus)
         self.regs = Registers(self._core)
         self.fpu = Fpu(self._core)
         self.sse = Sse(self._core, setup.cpu)
@@ -199,14 +205,23 @@ class Machine(Probing, PcBoard, Rewindable):
 
     @property
     def icount(self) -> int:
-        """Retired instructions since the machine was made: its time."""
+        """Instructions that all CPUs have retired since the machine was made: its time."""
         return self._core.icount
+
+    @property
+    def cpu(self) -> int:
+        """The CPU that executes: in a handler the one that called it, else the one that ended the last run.
+
+        `regs` and `fpu` are its registers, `step` and `call` go on with it.
+        """
+        return self._core.current
 
     def run(
         self,
         until: int | str | None = None,
         max_instructions: int | None = None,
         progress: Callable[[int], object] | None = None,
+        schedule: Schedule | None = None,
     ) -> Stop:
         """Run from eip until something ends it. ``progress(icount)`` is called every few milliseconds.
 
@@ -214,7 +229,9 @@ class Machine(Probing, PcBoard, Rewindable):
         usable. So does KeyboardInterrupt.
         """
         self._outside("run")
-        limit = _limit(max_instructions)
+        limit = calls.instructions(max_instructions)
+        if schedule is not None:
+            set_schedule(self._core, schedule, len(self.cpus))
         self._core.set_until(None if until is None else self.address(until))
         try:
             return self._loop(limit, progress)
@@ -243,7 +260,8 @@ class Machine(Probing, PcBoard, Rewindable):
         MachineFault when it does not return: its ``stop`` says why, its ``regs`` are those at that moment.
         """
         self._core.handle  # noqa: B018 - a closed machine is reported first
-        return calls.call(self, self.address(function), args, convention, _limit(max_instructions), progress, returns)
+        limit = calls.instructions(max_instructions)
+        return calls.call(self, self.address(function), args, convention, limit, progress, returns)
 
     def stop(self) -> None:
         """In a handler: end the run with the reason STOPPED once the handler has returned."""
@@ -337,8 +355,9 @@ class Machine(Probing, PcBoard, Rewindable):
         return StopReason.STOPPED if reason == STOPPED_BY_PYTHON else StopReason(reason)
 
     def _stop(self, reason: StopReason) -> Stop:
+        cpu = self.cpu
         if reason in (StopReason.LIMIT, StopReason.STOPPED):
-            return Stop(reason, self.regs.eip, icount=self.icount, symbols=self.symbols)
+            return Stop(reason, self.regs.eip, icount=self.icount, symbols=self.symbols, cpu=cpu)
         info = self._core.stop_info()
         code = b""
         if reason is StopReason.UNIMPLEMENTED:
@@ -346,13 +365,5 @@ class Machine(Probing, PcBoard, Rewindable):
         elif reason in WITH_CODE:
             code = self._probes.original(info.eip, self._core.peek(info.eip, min(16, (1 << 32) - info.eip)))
         vector = None if info.vector < 0 else info.vector
-        return Stop(reason, info.eip, vector, info.error_code, info.address, info.icount, code, self.symbols)
-
-
-def _limit(value: int | None) -> int | None:
-    if value is None:
-        return None
-    value = index(value)
-    if value < 0:
-        raise ValueError(f"max_instructions={value} is negative")
-    return value
+        where = info.eip, vector, info.error_code, info.address, info.icount, code
+        return Stop(reason, *where, self.symbols, cpu, self.cpus.waiting())

@@ -20,6 +20,7 @@ class Layout(NamedTuple):
     import_max: int
     call_return: int
     trampoline: int
+    park_return: int
     stack_top: int
     stack_bottom: int
     stack_stride: int

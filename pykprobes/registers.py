@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ._core import Frame
     from ._core import PtRegs as FrameRegs
     from .binding import Core
+    from .binding_cpu import CpuCore
     from .segments import Segment
 
 GPR = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
@@ -70,7 +71,7 @@ class Registers:
 
     __slots__ = ("_core",)
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core | CpuCore) -> None:
         self._core = core
 
     eax, ecx, edx, ebx = _Register("eax"), _Register("ecx"), _Register("edx"), _Register("ebx")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._core import SseState
     from .binding import Core
+    from .binding_cpu import CpuCore
 
 _SIZE = 16
 
@@ -81,7 +82,7 @@ class Sse:
 
     __slots__ = ("_core", "_model", "xmm")
 
-    def __init__(self, core: Core, model: str) -> None:
+    def __init__(self, core: Core | CpuCore, model: str) -> None:
         self._core = core
         self._model = model
         self.xmm = XmmRegisters(self)

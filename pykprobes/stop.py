@@ -23,6 +23,8 @@ class StopReason(Enum):
     UNIMPLEMENTED = 8
     LOOP = 11
     DEVICE = 12
+    PARKED = 13
+    DEADLOCK = 14
 
 
 VECTORS = {
@@ -68,7 +70,9 @@ def vector_name(vector: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why and where a run ended. ``vector`` is None unless an exception or ``int n`` ended it.
+    """Why and where a run ended, and on which CPU. ``vector`` is None unless an exception or ``int n`` ended it.
+
+    ``waiting`` are the CPUs that wait for kprobe_lock, each with the one that holds it.
 
     >>> Stop(StopReason.LIMIT, eip=0x1000, icount=5)
     <Stop LIMIT: the machine used up its instructions at 0x1000, after 5 instructions>
@@ -82,6 +86,8 @@ class Stop:
     icount: int = 0
     code: bytes = field(default=b"", repr=False)
     symbols: SymbolTable | None = field(default=None, repr=False, compare=False)
+    cpu: int = 0
+    waiting: tuple[tuple[int, int], ...] = ()
 
     def __repr__(self) -> str:
         return f"<Stop {self.reason.name}: {self}, after {self.icount:,} instructions>"
@@ -90,7 +96,13 @@ class Stop:
         where = self.symbols.describe(self.eip) if self.symbols else f"{self.eip:#x}"
         if self.reason is StopReason.TRAP:
             return self._trap(where)
-        text = f"the machine {WORDS[self.reason]} {where}"
+        if self.reason is StopReason.PARKED:
+            return "every CPU is parked: what was started has returned"
+        if self.reason is StopReason.DEADLOCK:
+            waiting = (f"CPU {cpu} waits for kprobe_lock, which CPU {holder} holds" for cpu, holder in self.waiting)
+            return f"deadlock: {', '.join(waiting)}; no other can go on"
+        who = f"CPU {self.cpu}" if self.cpu else "the machine"
+        text = f"{who} {WORDS[self.reason]} {where}"
         return f"{text}: {self._instruction(True)}" if self.reason is StopReason.UNIMPLEMENTED else text
 
     def _trap(self, where: str) -> str:
@@ -98,7 +110,7 @@ class Stop:
         if self.vector not in VECTORS:
             return f"int {self.vector:#x} before {where} is not served: m.on_trap({self.vector:#x}, function) serves it"
         name, advice = VECTORS[self.vector]
-        text = f"{name} at {where}"
+        text = f"{name} at {where}{f' on CPU {self.cpu}' if self.cpu else ''}"
         if self.vector == 14:
             kind = "writing" if self.error_code & 2 else "fetching" if self.eip == self.address else "reading"
             cause = "is protected" if self.error_code & 1 else "is not mapped"

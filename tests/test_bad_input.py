@@ -34,7 +34,7 @@ def nops(machine: Machine) -> Machine:
         ({"memory": "1M"}, TypeError),
         ({"memory": 1e6}, TypeError),
         ({"cpus": 0}, ValueError),
-        ({"cpus": 2}, ValueError),
+        ({"cpus": 33}, ValueError),
         ({"kprobes": "2.6"}, ValueError),
         ({"kprobes": True}, ValueError),
         ({"kernel": "linux"}, ValueError),

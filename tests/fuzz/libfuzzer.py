@@ -1,8 +1,8 @@
 """python -m tests.fuzz.libfuzzer [TARGET ...] --seconds N: clang's libFuzzer on the C code, with ASan and UBSan.
 
-The targets are decode (tests/fuzz/decode.c) and, of tests/fuzz/machine.c, code, tables and pages: random code in every
-mode, random descriptor tables and random page tables. What they find is merged into corpora/TARGET.txt, an input a
-line in hexadecimal, which tests/test_fuzz_corpora.py replays.
+The targets are decode (tests/fuzz/decode.c) and, of tests/fuzz/machine.c, code, tables, pages and cpus: random code in
+every mode, random descriptor tables, random page tables, and random code on two CPUs. What they find is merged into
+corpora/TARGET.txt, an input a line in hexadecimal, which tests/test_fuzz_corpora.py replays.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
     "decode": ("decode.c", ()),
     "code": ("machine.c", ("-DPATCH_FROM=CODE", "-DPATCH_SIZE=0x2000")),
     "tables": ("machine.c", ("-DPATCH_FROM=TABLES", "-DPATCH_SIZE=0x1800")),
+    "cpus": ("machine.c", ("-DCPUS=2", "-DPATCH_FROM=CODE", "-DPATCH_SIZE=0x2000")),
     "pages": ("machine.c", ("-DPATCH_FROM=DIRECTORY", "-DPATCH_SIZE=0x2000")),
 }
 LONGEST = {"decode": 30}

@@ -5,7 +5,8 @@
  *
  * The patches go into the area that PATCH_FROM and PATCH_SIZE name: the code's own page and its data, the descriptor
  * tables, or the page tables. The same start is run twice, as fast as it goes and one instruction at a time; besides
- * what sanitizers see, both must end in the same state: decoded blocks, single steps and stops are one machine.
+ * what sanitizers see, both must end in the same state: decoded blocks, single steps and stops are one machine. With
+ * CPUS of 2 the second one starts a little behind the first with other registers, in turns that the mode's high bits give.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,9 @@
 
 #ifndef PATCH_FROM
 #error "the build names the area that patches go to: PATCH_FROM, PATCH_SIZE"
+#endif
+#ifndef CPUS
+#define CPUS 1
 #endif
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -132,7 +136,7 @@ static int cpu_of(struct reader r)
 
 static struct machine *start(struct reader r)
 {
-    struct machine_config config = {.memory_pages = FRAMES, .cpus = 1, .kernel = KERNEL_NONE, .kprobes = KPROBES_OFF,
+    struct machine_config config = {.memory_pages = FRAMES, .cpus = CPUS, .kernel = KERNEL_NONE, .kprobes = KPROBES_OFF,
                                     .cpu = cpu_of(r), .callback = callback, .pre = pre};
     struct machine *m = machine_create(&config);
     must(m);
@@ -147,12 +151,18 @@ static struct machine *start(struct reader r)
     }
     for (u32 i = 0; r.left && i < 0x800; i++)
         phys_write(m, CODE + i, take(&r, 1), 1);
-    set_mode(m->cpu, mode);
-    m->cpu->eip = CODE;
+    for (u32 i = 0; i < CPUS; i++) {
+        for (unsigned reg = 0; i && reg < 8; reg++)
+            m->cpus[i]->gpr[reg] = m->cpu->gpr[reg] + 0x1004 * i;
+        set_mode(m->cpus[i], mode);
+        m->cpus[i]->eip = CODE + 8 * i;
+        m->cpus[i]->parked = false;
+    }
+    must(machine_set_schedule(m, SCHEDULE_QUANTUM, 1 + 33 * (mode >> 6), NULL, 0) == 0);
     return m;
 }
 
-static void same(struct machine *a, struct machine *b)
+static void same_cpu(struct machine *a, struct machine *b)
 {
     for (int id = 0; id < REG_COUNT; id++)
         must(machine_get_reg(a, id) == machine_get_reg(b, id));
@@ -161,6 +171,17 @@ static void same(struct machine *a, struct machine *b)
     must(a->cpu->fpu.control == b->cpu->fpu.control && a->cpu->fpu.status == b->cpu->fpu.status);
     for (unsigned i = 0; i < 8; i++)
         must(a->cpu->fpu.st[i].mant == b->cpu->fpu.st[i].mant && a->cpu->fpu.st[i].se == b->cpu->fpu.st[i].se);
+    must(cpu_icount(a->cpu) == cpu_icount(b->cpu));
+}
+
+static void same(struct machine *a, struct machine *b)
+{
+    must(machine_current(a) == machine_current(b));
+    for (int cpu = 0; cpu < CPUS; cpu++) {
+        machine_focus(a, cpu);
+        machine_focus(b, cpu);
+        same_cpu(a, b);
+    }
     for (u32 frame = 0; frame < FRAMES; frame++)
         must(!memcmp(memory_page(&a->mem, frame)->data, memory_page(&b->mem, frame)->data, PAGE_SIZE));
 }
