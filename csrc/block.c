@@ -432,7 +432,7 @@ static struct block *block_decode(struct cpu *cpu, u32 mode, const struct fetch_
 
 /* --- lookup ----------------------------------------------------------------------------------------------- */
 
-static bool block_matches(struct cpu *cpu, const struct block *b, const struct fetch_entry *at, u32 mode, const u8 *copy)
+ALWAYS_INLINE bool block_matches(struct cpu *cpu, const struct block *b, const struct fetch_entry *at, u32 mode, const u8 *copy)
 {
     u32 lin = cpu->seg[CS].base + cpu->eip, phys = at->phys | (lin & PAGE_MASK);
     struct fetch_entry second;
@@ -448,13 +448,10 @@ static bool block_matches(struct cpu *cpu, const struct block *b, const struct f
     return fetch_translate(cpu, next, &second) && second.phys == b->phys_end;
 }
 
-static struct block *find(struct cpu *cpu, u32 mode)
+ALWAYS_INLINE struct block *find_as(struct cpu *cpu, u32 mode, const u8 *copy)
 {
     u32 lin = cpu->seg[CS].base + cpu->eip;
     struct fetch_entry at;
-    u8 byte;
-    bool may_copy = mode & MODE_ONE && cpu->machine->cpu_count > 1;
-    const u8 *copy = may_copy && kprobe_copy(cpu, lin, &byte) ? &byte : NULL;
     if (cpu->machine->arena.total > ARENA_MAX && cpu->machine->depth <= 1)
         code_flush(cpu->machine);
     if (!fetch_translate(cpu, lin, &at))
@@ -463,6 +460,17 @@ static struct block *find(struct cpu *cpu, u32 mode)
         if (block_matches(cpu, b, &at, mode, copy))
             return b;
     return block_decode(cpu, mode, &at, copy);
+}
+
+static struct block *find(struct cpu *cpu, u32 mode)
+{
+    return find_as(cpu, mode, NULL);
+}
+
+/* The instruction with another first byte than memory holds. */
+static COLD struct block *find_copy(struct cpu *cpu, u8 first)
+{
+    return find_as(cpu, cpu->mode | MODE_ONE, &first);
 }
 
 struct block *block_find(struct cpu *cpu)
@@ -475,6 +483,9 @@ struct block *block_find(struct cpu *cpu)
 
 struct block *block_find_one(struct cpu *cpu)
 {
+    u8 first;
+    if (unlikely(cpu->machine->cpu_count > 1) && kprobe_copy(cpu, cpu->seg[CS].base + cpu->eip, &first))
+        return find_copy(cpu, first);
     return find(cpu, cpu->mode | MODE_ONE);
 }
 

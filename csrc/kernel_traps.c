@@ -296,6 +296,8 @@ int kernel_enter(struct machine *m)
     if (lin == l->call_return)
         return cpu_stop(m->cpu, STOP_UNTIL);
     if (lin == l->trampoline && !user) {
+        if (kprobe_must_lock(m) && kprobe_lock_held(m))
+            return kprobe_wait(m);
         int status = kretprobe_return(m);
         if (status != STATUS_NEXT)
             return status;

@@ -145,6 +145,15 @@ static void end_hit(struct machine *m)
         kprobe_unpin(m->kprobes, p);
 }
 
+/* The CPU's own hit begins. */
+static void take(struct machine *m)
+{
+    s32 cpu = (s32)m->cpu->index;
+    kprobe_context(m)->cpu = cpu;
+    if (!m->kprobes->mends->hit_of_cpu)
+        m->kprobes->lock = cpu;
+}
+
 bool kprobe_hold(struct machine *m, struct kprobe *p)
 {
     struct kprobe_context *c = kprobe_context(m);
@@ -154,7 +163,7 @@ bool kprobe_hold(struct machine *m, struct kprobe *p)
             return false;
         c->outer[c->nested++] = c->now;
     }
-    m->kprobes->lock = c->cpu = (s32)m->cpu->index;
+    take(m);
     begin_hit(m, p, KPROBE_HIT_ACTIVE, 0);
     return true;
 }
@@ -162,11 +171,8 @@ bool kprobe_hold(struct machine *m, struct kprobe *p)
 void kprobe_release(struct machine *m)
 {
     end_hit(m);
-}
-
-bool kprobe_stepping(const struct machine *m)
-{
-    return kprobe_running(m) && kprobe_context(m)->now.status & (KPROBE_HIT_SS | KPROBE_REENTER);
+    if (!kprobe_running(m))
+        unlock(m);
 }
 
 static struct moment moment_now(const struct machine *m, const struct kprobe *p)
@@ -272,18 +278,12 @@ static u32 trap_address(struct machine *m, const struct frame *f)
     return cs.base + f->regs.eip - 1;
 }
 
-/* The breakpoint stays, and the CPU executes a copy of the instruction in place of it. */
-static bool steps_copy(const struct machine *m)
-{
-    return m->kprobes->mends->step_copy && m->cpu_count > 1;
-}
-
 bool kprobe_copy(const struct cpu *cpu, u32 lin, u8 *ret)
 {
     const struct machine *m = cpu->machine;
     const struct kprobe *p;
 
-    if (!m->kprobes || !steps_copy(m) || !(cpu->eflags & EFLAGS_TF) || !kprobe_stepping(m))
+    if (!m->kprobes || !m->kprobes->copies || !(cpu->eflags & EFLAGS_TF) || !kprobe_stepping(m))
         return false;
     p = kprobe_context(m)->now.running;
     *ret = p->opcode;
@@ -292,7 +292,7 @@ bool kprobe_copy(const struct cpu *cpu, u32 lin, u8 *ret)
 
 static void disarm(struct machine *m, const struct kprobe *p, struct frame *f, u32 eip)
 {
-    if (!steps_copy(m))
+    if (!m->kprobes->copies)
         kprobe_write(m, p->addr, p->opcode);
     f->regs.eip = eip;
 }
@@ -361,9 +361,7 @@ static int first_hit(struct machine *m, struct kprobe *p, struct frame *f)
     u32 trap_eip = f->regs.eip;
     int result = 0;
 
-    c->cpu = (s32)m->cpu->index;
-    if (!m->kprobes->mends->hit_of_cpu)
-        m->kprobes->lock = c->cpu;
+    take(m);
     begin_hit(m, p, KPROBE_HIT_ACTIVE, f->regs.eflags);
     if (is_if_modifier(p))
         c->now.saved_eflags &= ~EFLAGS_IF;
@@ -429,7 +427,7 @@ int do_int3(struct machine *m, struct frame *f)
 static void rearm(struct machine *m, const struct kprobe *p, struct frame *f)
 {
     f->regs.eflags &= ~EFLAGS_TF;
-    if (!steps_copy(m) && (still_armed(m) || !m->kprobes->mends->validate))
+    if (!m->kprobes->copies && (still_armed(m) || !m->kprobes->mends->validate))
         kprobe_write(m, p->addr, BREAKPOINT_INSTRUCTION);
 }
 

@@ -85,7 +85,10 @@ struct kprobe_context {         /* who is in a hit, and in which */
 
 struct kprobes {
     const struct kprobe_semantics *mends;
-    struct kprobe_context *context; /* 2.5.26: one for the machine; fixed: one for each CPU */
+    struct kprobe_context *contexts; /* 2.5.26: one for the machine; fixed: one for each CPU */
+    struct kprobe_context *context; /* that of the CPU that executes */
+    bool spins;                 /* 2.5.26 on several CPUs: they wait for the lock */
+    bool copies;                /* fixed on several CPUs: they step a copy of the instruction */
     s32 lock;                   /* kprobe_lock: the CPU that holds it, else KPROBE_NO_CPU */
     u32 on_entry;               /* probes on the trap entry itself */
 
@@ -123,13 +126,23 @@ void kprobes_destroy(struct machine *m);
 /* The hit of the CPU that executes. */
 ALWAYS_INLINE struct kprobe_context *kprobe_context(const struct machine *m)
 {
-    const struct kprobes *kp = m->kprobes;
-    return &kp->context[kp->mends->hit_of_cpu ? m->cpu->index : 0];
+    return m->kprobes->context;
 }
-/* Does it run one? */
+/* Does it run one? Is that in its single step? */
 ALWAYS_INLINE bool kprobe_running(const struct machine *m)
 {
     return kprobe_context(m)->cpu == (s32)m->cpu->index;
+}
+ALWAYS_INLINE bool kprobe_stepping(const struct machine *m)
+{
+    return kprobe_running(m) && kprobe_context(m)->now.status & (KPROBE_HIT_SS | KPROBE_REENTER);
+}
+/* Another CPU executes. */
+ALWAYS_INLINE void kprobe_select(struct machine *m)
+{
+    struct kprobes *kp = m->kprobes;
+    if (kp)
+        kp->context = &kp->contexts[kp->mends->hit_of_cpu ? m->cpu->index : 0];
 }
 
 /* kprobe_lock among several CPUs. Held by anybody? */
@@ -138,9 +151,16 @@ ALWAYS_INLINE bool kprobe_lock_held(const struct machine *m)
     return m->kprobes && m->kprobes->lock != KPROBE_NO_CPU;
 }
 /* Must this CPU, at a breakpoint, take it first? */
-bool kprobe_must_lock(const struct machine *m);
+ALWAYS_INLINE bool kprobe_must_lock(const struct machine *m)
+{
+    return m->kprobes && m->kprobes->spins && !kprobe_running(m);
+}
 /* Does it hold the lock without being kprobe_cpu? */
-bool kprobe_holds(const struct machine *m);
+ALWAYS_INLINE bool kprobe_holds(const struct machine *m)
+{
+    const struct kprobes *kp = m->kprobes;
+    return kp && kp->spins && kp->lock == (s32)m->cpu->index && !kprobe_running(m);
+}
 /* Spin: its turn passes, and what it does now it does again when the lock is free. Returns STATUS_JUMP. */
 int kprobe_wait(struct machine *m);
 /* The CPU that holds the lock which a CPU waits for, or KPROBE_NO_CPU. */
@@ -193,7 +213,6 @@ void kprobe_release(struct machine *m);
 /* The patch's two halves of a hit, for kprobe_intercept.c. */
 int kprobe_handler(struct machine *m, struct frame *f);
 int post_kprobe_handler(struct machine *m, struct frame *f);
-bool kprobe_stepping(const struct machine *m);
 
 /* With an IDT that is not the built-in one: takes an exception (cpu->fault, cpu->eip as for trap_deliver) before the
  * guest's gate when it is ours. 1: taken, go on at cpu->eip; 0: not ours; -1: stop, cpu->stop is set. */

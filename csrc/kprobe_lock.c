@@ -2,21 +2,6 @@
 #include "kprobe.h"
 #include "op.h"
 
-static bool spins(const struct machine *m)
-{
-    return m->cpu_count > 1 && m->kprobes && !m->kprobes->mends->hit_of_cpu;
-}
-
-bool kprobe_must_lock(const struct machine *m)
-{
-    return spins(m) && !kprobe_running(m);
-}
-
-bool kprobe_holds(const struct machine *m)
-{
-    return spins(m) && m->kprobes->lock == (s32)m->cpu->index && !kprobe_running(m);
-}
-
 int kprobe_wait(struct machine *m)
 {
     m->cpu->waits = true;

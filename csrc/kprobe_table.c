@@ -195,12 +195,15 @@ bool kprobes_create(struct machine *m)
     if (!mends)
         return true;
     kp = m->kprobes = calloc(1, sizeof *kp);
-    if (!kp || !(kp->context = calloc(m->cpu_count, sizeof *kp->context)) || !index_resize(kp, INDEX_BITS_MIN))
+    if (!kp || !(kp->contexts = calloc(m->cpu_count, sizeof *kp->contexts)) || !index_resize(kp, INDEX_BITS_MIN))
         return false;
     kp->mends = mends;
     kp->lock = KPROBE_NO_CPU;
     for (u32 i = 0; i < m->cpu_count; i++)
-        kp->context[i].cpu = KPROBE_NO_CPU;
+        kp->contexts[i].cpu = KPROBE_NO_CPU;
+    kp->spins = m->cpu_count > 1 && !mends->hit_of_cpu;
+    kp->copies = m->cpu_count > 1 && mends->step_copy;
+    kprobe_select(m);
     kp->free_id = NO_ID;
     for (u32 i = 0; i < KPROBE_TABLE_SIZE; i++)
         kp->bucket[i] = NO_ID;
@@ -217,7 +220,7 @@ void kprobes_destroy(struct machine *m)
         free(kp->by_id[i]);
     free(kp->by_id);
     free(kp->index);
-    free(kp->context);
+    free(kp->contexts);
     free(kp);
     m->kprobes = NULL;
 }

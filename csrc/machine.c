@@ -195,7 +195,7 @@ static bool undone(const struct cpu *cpu)
 }
 
 /* Run one instruction, with the trap that TF asks for. */
-static int run_one(struct machine *m)
+ALWAYS_INLINE int run_one(struct machine *m)
 {
     struct cpu *cpu = m->cpu;
     bool tf = cpu->eflags & EFLAGS_TF;
@@ -226,7 +226,7 @@ static int run_one(struct machine *m)
 }
 
 /* Run blocks until something needs attention or at most `most` instructions are done. */
-static int run_blocks(struct machine *m, u64 most)
+ALWAYS_INLINE int run_blocks(struct machine *m, u64 most)
 {
     struct cpu *cpu = m->cpu;
     struct block *b = block_find(cpu);
@@ -404,6 +404,7 @@ void machine_select(struct machine *m, struct cpu *cpu)
 {
     m->others += cpu_icount(m->cpu) - cpu_icount(cpu);
     m->cpu = cpu;
+    kprobe_select(m);
 }
 
 int machine_current(machine *m)

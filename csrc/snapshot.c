@@ -75,6 +75,7 @@ static bool board_capture(const struct machine *m, struct board_capture *b)
 static void board_rewind(struct machine *m, const struct board_capture *b)
 {
     m->cpu = m->cpus[b->current];
+    kprobe_select(m);
     m->schedule.left = m->schedule.at = 0;      /* a schedule begins anew */
     m->others = b->others;
     m->intr = b->intr;
