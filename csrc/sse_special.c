@@ -23,7 +23,12 @@ struct fxsave {
     u8 rest[224];
 };
 _Static_assert(sizeof(struct fxsave) == 512 && offsetof(struct fxsave, xmm) == 160, "the layout is the manual's");
-#define FXSAVE_WRITTEN offsetof(struct fxsave, rest)
+
+/* Without CR4.OSFXSR whether XMM registers take part is left to the implementation; Intel's leave them out. */
+static bool with_xmm(const struct cpu *cpu)
+{
+    return cpu->cr4 & CR4_OSFXSR;
+}
 
 static int fx_operand(struct cpu *cpu, const struct op *op, unsigned access, u32 *lin)
 {
@@ -47,7 +52,8 @@ int sse_fxsave(struct cpu *cpu, const struct op *op)
     for (unsigned i = 0; i < 8; i++)
         memcpy(image.st[i], fpu_st(f, i), 10);
     memcpy(image.xmm, cpu->sse.xmm, sizeof(image.xmm));
-    return lin_write_bytes(cpu, lin, &image, FXSAVE_WRITTEN) ? STATUS_NEXT : STATUS_FAULT;
+    unsigned size = with_xmm(cpu) ? offsetof(struct fxsave, rest) : offsetof(struct fxsave, xmm);
+    return lin_write_bytes(cpu, lin, &image, size) ? STATUS_NEXT : STATUS_FAULT;
 }
 
 int sse_fxrstor(struct cpu *cpu, const struct op *op)
@@ -73,7 +79,8 @@ int sse_fxrstor(struct cpu *cpu, const struct op *op)
     for (unsigned i = 0; i < 8; i++)
         memcpy(fpu_st(f, i), image.st[i], 10);
     cpu->sse.mxcsr = image.mxcsr;
-    memcpy(cpu->sse.xmm, image.xmm, sizeof(image.xmm));
+    if (with_xmm(cpu))
+        memcpy(cpu->sse.xmm, image.xmm, sizeof(image.xmm));
     return STATUS_NEXT;
 }
 

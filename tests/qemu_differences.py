@@ -81,4 +81,18 @@ ROWS = (
         "it becomes the segment's DPL",
         "test_far_transfers.py::test_gate_privilege",
     ),
+    Row(
+        "vol. 3, tables 12-1 and 13-1",
+        "CR0.EM makes MMX, SSE and FXSAVE #UD, whatever CR0.TS is",
+        "#NM if TS is set, and for FXSAVE always",
+        "test_sse.py::test_emulation",
+    ),
+    Row("vol. 2, EMMS", "CR0.EM and TS are looked at", "they are not", "test_sse.py::test_task_switched"),
+    Row("vol. 2, LOCK", "#UD before an MMX instruction with CR0.TS set", "#NM", "test_sse.py::test_lock"),
+    Row(
+        "vol. 3, 12.5",
+        "MMX instructions report pending x87 exceptions",
+        "they do not",
+        "test_sse.py::test_pending_x87_exceptions",
+    ),
 )

@@ -26,6 +26,7 @@ SCENARIOS, SIZE = 0x70000, 0x100
 DIRECTORY, TABLE = DATA + 0x4000, DATA + 0x5000
 TSS2, TEMPLATE, TASK_CODE, TASK_CODE16 = DATA + 0x100, DATA + 0x200, CODE + 0x3C00, CODE + 0x3D00
 HOLE, READ_ONLY, SUPERVISOR = 0x58000, 0x59000, 0x5A000  # pages
+BUFFER = DATA + 0x6000
 WORDS = 22  # of a record: gs ds, PUSHA's eight, vector, nine of the stack, cr2, dr6
 NAMES = "gs ds edi esi ebp esp ebx edx ecx eax vector".split() + [f"stack{i}" for i in range(9)] + ["cr2", "dr6"]
 WITH_CODE = {8, 10, 11, 12, 13, 14, 17}
@@ -292,10 +293,31 @@ def narrow() -> list[bytes]:
     return out
 
 
+def simd() -> list[bytes]:
+    """MMX and SSE against CR0.EM and TS, CR4.OSFXSR, alignment and pages (SDM vol. 3, tables 12-1 and 13-1)."""
+
+    def at(place: int, code: str, cr0: int = 0, cr4: int = 0x600) -> bytes:
+        control = mov("eax", cr4) + to_control(4) + mov("eax", CR0 | cr0) + to_control(0)
+        return control + mov("esi", place) + mov("edi", place) + bytes.fromhex(code)
+
+    codes = "0ffcc1 0f6f06 0ff7c1 0f57c1 0f2806 0f1106 0fae1e 0fae06 0faef8 0f1806 0f16c1 0f50c1".split()
+    out = []
+    for cr4 in (0x600, 0x400):
+        out += [at(BUFFER, code, 0, cr4) for code in (*codes, "0f77", "f00ffcc1")]
+        out += [at(BUFFER, code, 4, cr4) for code in (*codes, "f00ffcc1") if code != "0fae06"]
+        out += [at(BUFFER, code, 8, cr4) for code in codes]
+    pending = "dbe3 6a00 d92c24 d9ee d9ee def9"  # fninit; masks off; 0/0
+    out += [at(BUFFER, pending + code) for code in ("0f57c1", "0fae06", "0f2806")]
+    for place in (BUFFER + 8, HOLE, HOLE - 8, READ_ONLY, READ_ONLY - 8, SUPERVISOR):
+        for code in ("0f2806", "0f1006", "0f2906", "0f1106", "0f6f4601", "0f7f4601", "0f1206", "0f1306", "f30f1106"):
+            out += [at(place, "dbe3") + in_ring(ring) + mov("esi", place) + bytes.fromhex(code) for ring in (0, 3)]
+    return out
+
+
 GROUPS = (segment_loads, inspections, gates, far_transfers, flags, steps, pages, system_code)
-GROUPS += (tasks, v86, narrow, large_pages)
+GROUPS += (tasks, v86, narrow, large_pages, simd)
 ALL = {f.__name__: f() for f in GROUPS}
-IMAGES = list(ALL)[:8], list(ALL)[8:]  # all of them do not fit into one
+IMAGES = list(ALL)[:8], list(ALL)[8:-1], list(ALL)[-1:]  # all of them do not fit into one
 
 
 def task_code() -> bytes:

@@ -113,7 +113,9 @@ def test_pending_x87_exceptions_without_ne(g: Guest) -> None:
 
 @pytest.mark.parametrize("code", MMX + XMM + BOTH + SAVES + NEITHER[:-1])
 def test_lock(g: Guest, code: str) -> None:
-    g.fault(b"\xf0" + operand(g, code), vector=INVALID)
+    for flag in (0, TS):
+        g.m.regs.esp, g.m.regs.cr0 = STACKS[0], g.m.regs.cr0 | flag
+        g.fault(b"\xf0" + operand(g, code), vector=INVALID)
 
 
 @pytest.mark.parametrize("ring", [0, 3])
@@ -428,6 +430,19 @@ def test_an_image_keeps_everything(g: Guest) -> None:
     m.regs.esp = STACKS[0]
     g.passes(bytes.fromhex("0fae0e"))
     assert saved == [list(m.sse.xmm), m.sse.mxcsr, list(m.fpu.raw), m.fpu.status, m.fpu.control, m.fpu.ip]
+
+
+def test_images_without_osfxsr(g: Guest) -> None:
+    """What SDM vol. 2 leaves to the implementation is as on Intel's: MXCSR is in the image, XMM registers are not."""
+    g.m.regs.cr4 &= ~OSFXSR
+    g.m.sse.xmm[0], g.m.sse.mxcsr, g.m.fpu.control = VALUE, 0x1FBF, 0x27F
+    g.m.memory.fill(DATA, 512, 0xEE)
+    g.passes(bytes.fromhex("0fae06"))
+    assert (g.m.memory.u16(DATA), g.m.memory.u32(DATA + 24)) == (0x27F, 0x1FBF)
+    assert g.m.memory[DATA + 160 : DATA + 512] == b"\xee" * 352
+    g.m.sse.mxcsr, g.m.fpu.control, g.m.regs.esp = 0x1F80, 0x37F, STACKS[0]
+    g.passes(bytes.fromhex("0fae0e"))
+    assert (g.m.sse.xmm[0], g.m.sse.mxcsr, g.m.fpu.control) == (VALUE, 0x1FBF, 0x27F)
 
 
 def test_reset_state() -> None:
