@@ -17,15 +17,17 @@
 #define KEY(opcode, prefix, mem) ((opcode) << 3 | PREFIX(prefix) << 1 | (mem))
 
 #define P(opcode, feature, name) sse_integer name; op_handler name##_mm_r, name##_mm_m;
+#define L P
 #define V(opcode, prefix, feature, name) sse_integer name; op_handler name##_xmm_r, name##_xmm_m;
 #define I(opcode, reg, name) sse_integer name##_i64, name##_i128; op_handler name##_i64_r, name##_i128_r;
 #define R(opcode, prefix, feature, reg, rm, flags, name, handler) sse_integer name;
 #define M(opcode, prefix, feature, reg, size, flags, name, handler) sse_integer name;
 #define S(opcode, prefix, feature, reg, rm, mem, name) sse_special sse_##name;
-SSE_INTEGER_ROWS(P, V, I)
+SSE_INTEGER_ROWS(P, L, V, I)
 SSE_MOVE_ROWS(R, M)
 SSE_SPECIAL_ROWS(S)
 #undef P
+#undef L
 #undef V
 #undef I
 #undef R
@@ -40,10 +42,13 @@ op_handler load16, load8, load4, load_low, load_high, store16, store16_aligned, 
     [KEY(opcode, prefix, 0)] = {{.integer = name}, handlers##_r, FEATURE(need), AT(at), AT(at), bytes, 0}, \
     [KEY(opcode, prefix, 1)] = {{.integer = name}, handlers##_m, FEATURE(need), AT(at), AT(at), bytes, 0},
 #define P(opcode, need, name) BOTH(opcode, NP, need, MM, 8, name, name##_mm)
+#define L(opcode, need, name) BOTH(opcode, NP, need, MM, 4, name, name##_mm)
 #define V(opcode, prefix, need, name) BOTH(opcode, prefix, need, XMM, 16, name, name##_xmm)
 #define I(opcode, reg_field, name) \
-    [KEY(GROUP(opcode, reg_field), NP, 0)] = {{.integer = name##_i64}, name##_i64_r, FEATURE_MMX, AT_NONE, AT_MM, 0, SSE_TO_RM}, \
-    [KEY(GROUP(opcode, reg_field), 66, 0)] = {{.integer = name##_i128}, name##_i128_r, FEATURE_SSE2, AT_NONE, AT_XMM, 0, SSE_TO_RM},
+    [KEY(GROUP(opcode, reg_field), NP, 0)] = {{.integer = name##_i64}, name##_i64_r, FEATURE_MMX, AT_NONE, AT_MM, 0, \
+                                              SSE_TO_RM}, \
+    [KEY(GROUP(opcode, reg_field), 66, 0)] = {{.integer = name##_i128}, name##_i128_r, FEATURE_SSE2, AT_NONE, AT_XMM, \
+                                              0, SSE_TO_RM},
 #define R(opcode, prefix, need, at, rm_at, how, name, fast) \
     [KEY(opcode, prefix, 0)] = {{.integer = name}, fast, FEATURE(need), AT(at), AT(rm_at), 0, how},
 #define M(opcode, prefix, need, at, bytes, how, name, fast) \
@@ -55,7 +60,7 @@ op_handler load16, load8, load4, load_low, load_high, store16, store16_aligned, 
     [KEY(opcode, prefix, 1)] = {{.floating = name}, NULL, FEATURE(need), AT(at), AT(rm_at), bytes, SSE_FLOAT | (how)},
 
 static const struct sse_row rows[KEY(GROUPS_END, NP, 0)] = {
-    SSE_INTEGER_ROWS(P, V, I)
+    SSE_INTEGER_ROWS(P, L, V, I)
     SSE_MOVE_ROWS(R, M)
     SSE_SPECIAL_ROWS(S)
     SSE_FLOAT_ROWS(F)

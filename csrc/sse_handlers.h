@@ -3,7 +3,8 @@
  *
  * An operation is an inline function name_on that reads and writes 8 or 16
  * bytes, as its name says; EXPORT makes the function that its rows name,
- * P_HANDLERS and V_HANDLERS what executes it directly on MMX and XMM registers. These do the common case only: nothing in the way of the
+ * P_HANDLERS and V_HANDLERS what executes it directly on MMX and XMM
+ * registers. These do the common case only: nothing in the way of the
  * instruction, and memory, if any, in the TLB, flat and aligned. Everything
  * else is insn_sse's (sse.c).
  */

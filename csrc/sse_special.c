@@ -149,5 +149,6 @@ int sse_fence(struct cpu *cpu, const struct op *op)
 int sse_clflush(struct cpu *cpu, const struct op *op)
 {
     u32 lin, phys;
-    return sse_operand(cpu, op, 1, ACCESS_READ, 1, &lin) && mmu_translate(cpu, lin, ACCESS_READ, &phys) ? STATUS_NEXT : STATUS_FAULT;
+    bool there = sse_operand(cpu, op, 1, ACCESS_READ, 1, &lin) && mmu_translate(cpu, lin, ACCESS_READ, &phys);
+    return there ? STATUS_NEXT : STATUS_FAULT;
 }
