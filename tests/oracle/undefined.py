@@ -350,9 +350,9 @@ class SseRow(NamedTuple):
 
 
 SSE_ROWS: tuple[SseRow, ...] = (
-    SseRow("0F AE/0 m", "pointers", AMD, "AMD's FXSAVE stores the last x87 instruction only with an exception pending"),
+    SseRow("0F AE/0 m", "pointers", AMD, "AMD's FXSAVE stores the last x87 instruction only if an exception pends"),
     SseRow("0F AE/0 m", "mask", AMD, "AMD's MXCSR has a bit 17 for misaligned operands, so that MXCSR_MASK has it"),
-    SseRow("0F AE/0 m; 0F AE/1 m", "cr2", AMD, "the parts of an image are accessed in an order of that processor's own"),
+    SseRow("0F AE/0 m; 0F AE/1 m", "cr2", AMD, "the parts of an image are accessed in an order of its own"),
     SseRow(
         "0F 52 r; 0F 52 m; F3 0F 52 r; F3 0F 52 m; 0F 53 r; 0F 53 m; F3 0F 53 r; F3 0F 53 m",
         "approximate",
