@@ -93,6 +93,23 @@ def test_thread_local_variables_need_their_image(compile: Compile) -> None:
         assert not m.images
 
 
+def test_thread_local_variables_after_a_restore(compile: Compile) -> None:
+    """The control block goes with the memory that it is in, and comes again with the next image."""
+    path = compile("one.so", "__thread int shared = 5; int get(void) { return shared++; }")
+    with Machine() as m:
+        fresh = m.snapshot()
+        for _ in range(2):
+            m.load(path)
+            loaded = m.snapshot()
+            assert [m.call("get"), m.call("get")] == [5, 6]
+            m.restore(loaded)
+            assert m.call("get") == 5
+            m.load(path, name="second")
+            assert [m.call("second:get"), m.call("get")] == [5, 6]
+            m.restore(fresh)
+            assert not m.regs.gs and not m.thread.base
+
+
 def test_an_ordinary_variable_in_a_thread_local_ones_place(compile: Compile) -> None:
     """A word of the user's own serves code that goes by GS, but not code that asks for a module."""
     source = "extern __thread int errno; int set(int a) { return errno = a; }"
