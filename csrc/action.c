@@ -170,5 +170,5 @@ void action_prepare(struct action *a)
         [ACTION_RECORD] = record_run,
         [ACTION_RETURN] = kretprobe_run,
     };
-    a->run = run[a->kind];
+    a->run = a->kind == ACTION_RECORD && record_of_words(a) ? record_words_run : run[a->kind];
 }

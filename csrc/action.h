@@ -51,6 +51,13 @@ ALWAYS_INLINE u32 hit_sp(const struct machine *m, const struct frame *f)
     return f ? f->sp : m->cpu->gpr[ESP];
 }
 
+/* Is a program one register or one word of the stack? */
+ALWAYS_INLINE bool field_is_word(const struct field_op *op)
+{
+    return op[1].code == FIELD_END &&
+           ((op->code == FIELD_WORD && op->arg < FRAME_GPRS) || (op->code == FIELD_STACK && op->arg == 4));
+}
+
 /* field_run; the two commonest programs, one register or one word of the stack, need no call. */
 ALWAYS_INLINE bool field_value(struct machine *m, const struct field_op *op, const struct frame *f, u64 *ret)
 {
@@ -70,7 +77,9 @@ ALWAYS_INLINE bool field_value(struct machine *m, const struct field_op *op, con
     return field_run(m, op, f, ret);
 }
 
-/* ring.c's action. */
+/* ring.c's actions: for any fields, and for records of words only. */
 int record_run(struct machine *m, struct action *a, struct frame *f, u32 probe);
+int record_words_run(struct machine *m, struct action *a, struct frame *f, u32 probe);
+bool record_of_words(const struct action *a);
 
 #endif

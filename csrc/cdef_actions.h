@@ -103,7 +103,7 @@ struct action {
     const struct record_field *fields;
     uint32_t nfields;
 };
-/* After the rest is filled in: how it runs. */
+/* After the rest is filled in, and when fields were: how it runs. */
 void action_prepare(struct action *a);
 /* The value of a program for the frame of the handler that is running. 0, or -1: it could not be computed. */
 int machine_fetch(machine *m, const struct field_op *program, uint64_t *ret);

@@ -73,9 +73,20 @@ static bool fill_field(struct machine *m, const struct record_field *field, cons
     return field_read(m, (u32)value, out, bytes) == bytes;
 }
 
+static void fill_head(const struct machine *m, struct action *a, u32 probe, u64 faults, u8 *out)
+{
+    struct record_head *head = (struct record_head *)(void *)out;
+
+    a->faults += faults != 0;
+    head->icount = machine_now(m);
+    head->cpu = hit_cpu(m);
+    head->reserved = 0;
+    head->probe = probe;
+    head->faults = faults;
+}
+
 static void fill(struct machine *m, struct action *a, const struct frame *f, u32 probe, u8 *out)
 {
-    struct record_head *head = (struct record_head *)out;
     u64 faults = 0;
 
     for (u32 i = 0; i < a->nfields; i++) {
@@ -86,13 +97,46 @@ static void fill(struct machine *m, struct action *a, const struct frame *f, u32
                 memset(out + field->offset, 0, (size_t)field->size * field->count);
         }
     }
-    a->faults += faults != 0;
-    *head = (struct record_head){machine_now(m), hit_cpu(m), 0, probe, faults};
+    fill_head(m, a, probe, faults, out);
+}
+
+/* The same where all fields are words of the frame or the stack; what the TLB does not serve is done by the other one. */
+static void fill_words(struct machine *m, struct action *a, const struct frame *f, u32 probe, u8 *out)
+{
+    u32 *word = (u32 *)(void *)(out + sizeof(struct record_head)), sp = hit_sp(m, f);
+
+    for (u32 i = 0; i < a->nfields; i++) {
+        const struct field_op *op = a->fields[i].program;
+        if (op->code == FIELD_WORD) {
+            word[i] = hit_gpr(m, f, op->arg);
+        } else {
+            const u8 *host = tlb_host(m->cpu, sp + op->imm, 4, ACCESS_SYSTEM);
+            if (unlikely(!host)) {
+                fill(m, a, f, probe, out);
+                return;
+            }
+            word[i] = *(const u32 *)(const void *)host;
+        }
+    }
+    fill_head(m, a, probe, 0, out);
+}
+
+static bool is_word(const struct record_field *field)
+{
+    return field->kind == RECORD_VALUE && field->size == 4 && field_is_word(field->program);
+}
+
+bool record_of_words(const struct action *a)
+{
+    u32 i = 0;
+    while (i < a->nfields && is_word(&a->fields[i]))
+        i++;
+    return i == a->nfields;
 }
 
 /* The reader looks at `written` first and at `begun` last: what it copied from slots that were begun anew meanwhile does
  * not count. The host stores in the order of the fences. */
-int record_run(struct machine *m, struct action *a, struct frame *f, u32 probe)
+ALWAYS_INLINE int record(struct machine *m, struct action *a, struct frame *f, u32 probe, bool words)
 {
     struct ring *r = a->ring;
     u64 written = r->written, left = ~0ull;
@@ -107,10 +151,20 @@ int record_run(struct machine *m, struct action *a, struct frame *f, u32 probe)
     }
     __atomic_store_n(&r->begun, written + 1, __ATOMIC_RELAXED);
     __atomic_thread_fence(__ATOMIC_RELEASE);
-    fill(m, a, f, probe, r->data + r->slot * r->stride);
+    (words ? fill_words : fill)(m, a, f, probe, r->data + r->slot * r->stride);
     r->slot = r->slot + 1 == r->capacity ? 0 : r->slot + 1;
     __atomic_store_n(&r->written, written + 1, __ATOMIC_RELEASE);
     return unlikely(left == 1) && r->full == RING_STOP ? ACTION_STOPS : ACTION_NEXT;
+}
+
+int record_run(struct machine *m, struct action *a, struct frame *f, u32 probe)
+{
+    return record(m, a, f, probe, false);
+}
+
+int record_words_run(struct machine *m, struct action *a, struct frame *f, u32 probe)
+{
+    return record(m, a, f, probe, true);
 }
 
 uint64_t ring_copy(struct ring *r, uint64_t first, uint64_t end, void *out)

@@ -75,6 +75,7 @@ class CoreAction:
         ]
         self._kept["fields"] = programs, ffi.new("struct record_field[]", rows)
         self.c.fields, self.c.nfields = self._kept["fields"][1], len(rows)
+        lib.action_prepare(self.c)
 
     def reset(self) -> None:
         self.c.count = self.c.passed = self.c.faults = 0
