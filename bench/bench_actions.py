@@ -35,13 +35,15 @@ def load(guest: Path, *actions: Action) -> Machine:
     return machine
 
 
+def loop(machine: Machine) -> Callable[[], float]:
+    return lambda: timed(machine.call, "call_loop", CALLS)
+
+
 @pytest.mark.parametrize("name", list(ACTIONS))
 def test_action(benchmark: Any, answers: Answers, guest: Path, name: str) -> None:
     actions = [ACTIONS[name]() for _ in range(COPIES)]
     many, one = load(guest, Count(), *actions), load(guest, Count())
-    with_actions, without = side_by_side(
-        benchmark, *(lambda machine=machine: timed(machine.call, "call_loop", CALLS) for machine in (many, one)), rounds=9
-    )
+    with_actions, without = side_by_side(benchmark, *map(loop, (many, one)), rounds=9)
     assert len({action.count for action in actions}) == 1
     cost = (with_actions - without) / CALLS / COPIES * 1e9
     answers.add(benchmark, f"action: {name}", f"{cost:.1f} ns")
@@ -53,13 +55,8 @@ def test_return_probe(benchmark: Any, answers: Answers, guest: Path) -> None:
     for machine in (followed, plain):
         machine.load(str(guest))
     probe = followed.kretprobe("probed", action=Count())
-    with_probe, without = side_by_side(
-        benchmark,
-        *(lambda machine=machine: timed(machine.call, "call_loop", CALLS) for machine in (followed, plain)),
-        rounds=9,
-    )
+    with_probe, without = side_by_side(benchmark, *map(loop, (followed, plain)), rounds=9)
     assert probe.hits >= CALLS and probe.nmissed == 0
     cost = (with_probe - without) / CALLS * 1e9
-    answers.add(
-        benchmark, "return probe: entry and return, Count", f"{cost:.0f} ns", at_most=(cost, KRETPROBE_NS, f"{KRETPROBE_NS} ns")
-    )
+    target = cost, KRETPROBE_NS, f"{KRETPROBE_NS} ns"
+    answers.add(benchmark, "return probe: entry and return, Count", f"{cost:.0f} ns", at_most=target)

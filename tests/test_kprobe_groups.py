@@ -334,3 +334,32 @@ def test_ten_thousand_at_one_address() -> None:
     assert (m.memory.u8(CODE), m.kprobes) == (0x40, [])
     assert time.process_time() - start < 20  # what is quadratic takes minutes
 
+
+
+def test_half_of_many_probes_go_while_all_of_them_fire() -> None:
+    n = 1000
+    m = machine(FIXED)
+    m.memory.fill(CODE, n, 0x40)
+    probes: list[Kprobe] = []
+
+    def take_half(p: Kprobe, regs: Any) -> None:
+        if p is probes[n // 2]:
+            m.unregister_kprobes(probes[::2])
+
+    probes += [m.kprobe(CODE + i, pre_handler=take_half) for i in range(n)]
+    run_to(m, CODE + n)
+    assert [p.hits for p in probes] == [1 if i <= n // 2 or i % 2 else 0 for i in range(n)]
+    assert m.regs.eax == n
+    assert m.kprobes == probes[1::2]
+    m.regs.eip = CODE
+    run_to(m, CODE + n)
+    assert [p.hits for p in probes[1::2]] == [2] * (n // 2)
+
+
+def test_a_handler_that_is_slow_holds_nothing_up_but_its_run() -> None:
+    m, rec = machine(FIXED, "40", "40", "40"), Record("%ax", capacity=2)
+    m.kprobe(CODE, pre_handler=lambda p, regs: time.sleep(0.2))
+    m.kprobe(CODE + 1, action=rec)
+    m.kprobe(CODE + 2, action=rec)
+    run_to(m, CODE + 3)
+    assert (rec.count, rec.dropped, m.regs.eax) == (2, 0, 3)
