@@ -201,7 +201,7 @@ class Core(Registers, ReturnCore):
             self._depth -= 1
             if not self._depth:
                 del _running[self.tag]
-                self._thread = None
+                self._thread = self.exception = None
                 self.take_stop()
                 self.regs._forget()
 

@@ -132,6 +132,9 @@ class Kprobe:
         """Misses by cause. A fault restart is a further hit for the same execution and not part of nmissed."""
         return dict(zip(MISSES, self.stats.misses, strict=True))
 
+    def _retire(self) -> None:
+        """The machine goes away."""
+
     @property
     def place(self) -> str:
         """Where the probe is, as it was given."""
@@ -247,6 +250,7 @@ class ProbeTable:
     def release_all(self) -> None:
         """Keep the counters of all probes: the machine goes away."""
         for probe in self.all():
+            probe._retire()
             self._release(probe, probe.stats)
         self._at.clear()
         self._count = 0

@@ -260,6 +260,11 @@ class _Entry(Kprobe):
         """What C does here."""
         self.action, self._actions = action, chain(action)
 
+    def _retire(self) -> None:
+        owner = self.owner
+        owner._stats, owner._id, owner._chain = owner.stats, -1, None
+        detach(owner._actions)
+
     def __repr__(self) -> str:
         return repr(self.owner)
 

@@ -444,7 +444,10 @@ def test_a_machine_is_closed_while_calls_are_out() -> None:
     m.kprobe(CODE + 25, action=StopRun())
     with pytest.raises(MachineFault):
         m.call(CODE, 5)
-    assert rp.active == 5
     m.close()
     assert (rp.active, rp.registered) == (5, False)
+    with loaded(INC) as other:
+        again = other.kretprobe(CODE, action=rp.action)
+        other.call(CODE, 1)
+        assert (again.hits, rp.action.count) == (1, 1)
 
