@@ -194,12 +194,32 @@ struct board_state {
 };
 /* Writes up to room frames of the pool. */
 void snapshot_board(const snapshot *s, struct board_state *ret, uint32_t *pool, uint32_t room);
-/* A PC's board as bytes that are equal for equal states; how many there are, 0 without one. */
-uint32_t snapshot_pc(const snapshot *s, uint8_t *ret, uint32_t room);
-/* A snapshot from these parts; bytes has 4096 for each page that is SNAPSHOT_NONZERO. NULL: out of host memory. */
+/* A PC's board. Flags are the bools of the device's structure in csrc, in their order, the first one in bit 0. */
+struct pc_state {
+    uint64_t skipped;               /* instructions' time that passed in HLT */
+    uint64_t pit_seen, pit_start[3];
+    uint32_t pit_count[3], pit_reload[3];
+    uint16_t pit_latch[3];
+    uint8_t pit_mode[3], pit_access[3], pit_low[3], pit_latched[3], pit_status[3], pit_flags[3];
+    uint8_t pic_irr[2], pic_isr[2], pic_imr[2], pic_lines[2], pic_base[2], pic_lowest[2], pic_next_icw[2];
+    uint16_t pic_flags[2];
+    uint64_t rtc_base, rtc_since, rtc_looked;   /* base: two's complement */
+    uint8_t rtc_ram[128], rtc_index;
+    uint8_t uart_ier, uart_lcr, uart_mcr, uart_scratch, uart_fcr, uart_msr_delta;
+    uint16_t uart_divisor;
+    uint8_t uart_fifo[16], uart_fifo_first, uart_fifo_count, uart_flags;
+    uint32_t typed;                 /* bytes that wait for the receiver */
+    uint8_t speaker, refresh, keyboard_command, a20;
+};
+/* Writes up to room of the typed bytes. ret is zeros without a board. */
+void snapshot_pc(const snapshot *s, struct pc_state *ret, uint8_t *typed, uint32_t room);
+/* Can a board be in this state? */
+int pc_state_valid(const struct pc_state *state);
+/* A snapshot from these parts; bytes has 4096 for each page that is SNAPSHOT_NONZERO. pc, which is valid, and typed
+ * count only with a PC's board. NULL: out of host memory. */
 snapshot *snapshot_load(const struct machine_config *config, const uint32_t *frames, const uint8_t *flags, uint32_t count,
                         const uint8_t *bytes, const struct cpu_state *cpus, const struct board_state *board,
-                        const uint32_t *pool);
+                        const uint32_t *pool, const struct pc_state *pc, const uint8_t *typed);
 
 /* Registers by number: GPRs 0-7 in Intel's order, then these. set returns 0, or -1 with nothing changed when the
  * value cannot be held (a selector that faults, a reserved bit). */
@@ -341,6 +361,8 @@ const struct watch_event *machine_watch_event(machine *m);
 /* The PC board's serial console: bytes for the guest (how many there was room for), and bytes from it. */
 uint32_t machine_console_feed(machine *m, const uint8_t *bytes, uint32_t size);
 uint32_t machine_console_fetch(machine *m, uint8_t *bytes, uint32_t size);
+/* The board's time: instructions, and those that HLT skipped. */
+uint64_t machine_board_time(machine *m);
 /* How often the guest read or wrote a port that nobody serves. */
 uint32_t machine_unclaimed(machine *m, int write, uint16_t port);
 

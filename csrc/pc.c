@@ -134,7 +134,7 @@ static void reset(struct machine *m)
 
 static void set_a20(struct machine *m, bool on)
 {
-    u32 mask = on ? ~0u : ~(1u << 20);
+    u32 mask = on ? ~0u : ~A20;
     if (m->a20_mask == mask)
         return;
     m->a20_mask = mask;
@@ -388,6 +388,11 @@ uint32_t machine_console_feed(machine *m, const uint8_t *bytes, uint32_t size)
 uint32_t machine_console_fetch(machine *m, uint8_t *bytes, uint32_t size)
 {
     return uart_fetch(&m->pc->uart, bytes, size);
+}
+
+uint64_t machine_board_time(machine *m)
+{
+    return now(m);
 }
 
 uint32_t machine_unclaimed(machine *m, int write, uint16_t port)

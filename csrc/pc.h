@@ -17,6 +17,9 @@
 #include "uart16550.h"
 
 struct machine;
+struct pc_state;
+
+#define A20 (1u << 20)           /* the address line that can be held low */
 
 struct pc {
     struct i8259 pic[2];        /* master, slave */
@@ -45,6 +48,9 @@ struct pc_capture {
 bool pc_capture(const struct machine *m, struct pc_capture *ret);   /* false: out of host memory */
 void pc_capture_deinit(struct pc_capture *c);
 void pc_rewind(struct machine *m, const struct pc_capture *c);
+/* The same in a form that does not depend on the compiler; all but A20 and the bytes that wait. state is valid. */
+void pc_state_of(const struct pc *pc, struct pc_state *ret);
+void pc_set_state(struct pc *pc, const struct pc_state *state);
 
 /* False: out of host memory. seconds: what the clock says at the start, since 1970. */
 bool pc_create(struct machine *m, u64 hz, s64 seconds);

@@ -124,15 +124,31 @@ void snapshot_board(const snapshot *s, struct board_state *ret, uint32_t *pool, 
         memcpy(pool, k->pool, (k->pool_used < room ? k->pool_used : room) * sizeof(*pool));
 }
 
-uint32_t snapshot_pc(const snapshot *s, uint8_t *ret, uint32_t room)
+void snapshot_pc(const snapshot *s, struct pc_state *ret, uint8_t *typed, uint32_t room)
 {
     const struct pc_capture *c = &s->board.pc;
-    u32 size = s->config.board_hz ? (u32)sizeof(c->pc) : 0, waiting = size ? c->pc.uart.in.count : 0;
-    if (room >= size + waiting && size) {
-        memcpy(ret, &c->pc, size);
-        memcpy(ret + size, c->in, waiting);
-    }
-    return size + waiting;
+    memset(ret, 0, sizeof(*ret));
+    if (!s->config.board_hz)
+        return;
+    pc_state_of(&c->pc, ret);
+    ret->a20 = s->board.a20_mask == ~0u;
+    if (room && ret->typed)
+        memcpy(typed, c->in, ret->typed < room ? ret->typed : room);
+}
+
+static bool pc_load(struct snapshot *s, const struct pc_state *from, const uint8_t *typed)
+{
+    struct pc_capture *c = &s->board.pc;
+    u8 *in = realloc(c->in, from->typed);
+    if (from->typed && !in)
+        return false;
+    c->in = in;
+    c->room = from->typed;
+    if (from->typed)
+        memcpy(in, typed, from->typed);
+    pc_set_state(&c->pc, from);
+    s->board.a20_mask = from->a20 ? ~0u : ~A20;
+    return true;
 }
 
 /* --- memory ----------------------------------------------------------------------------------------------- */
@@ -203,7 +219,7 @@ static bool pool_load(struct kernel *k, const uint32_t *pool, u32 count)
 
 snapshot *snapshot_load(const struct machine_config *config, const uint32_t *frames, const uint8_t *flags, uint32_t count,
                         const uint8_t *bytes, const struct cpu_state *cpus, const struct board_state *board,
-                        const uint32_t *pool)
+                        const uint32_t *pool, const struct pc_state *pc, const uint8_t *typed)
 {
     machine *m = machine_create(config);
     struct snapshot *s = m ? machine_snapshot(m) : NULL;
@@ -213,7 +229,8 @@ snapshot *snapshot_load(const struct machine_config *config, const uint32_t *fra
         return NULL;
     tree_drop(s->root);
     s->root = NULL;
-    if (!tree_load(&s->root, frames, flags, count, bytes) || (board->pool && !pool_load(&s->kernel, pool, board->pool))) {
+    if (!tree_load(&s->root, frames, flags, count, bytes) || (board->pool && !pool_load(&s->kernel, pool, board->pool)) ||
+        (config->board_hz && !pc_load(s, pc, typed))) {
         snapshot_destroy(s);
         return NULL;
     }

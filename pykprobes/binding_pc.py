@@ -27,3 +27,8 @@ def console_fetch(core: Core) -> bytes:
 def unclaimed(core: Core, write: int) -> list[int]:
     """How often the guest read or wrote each port that nobody serves."""
     return [lib.machine_unclaimed(core.handle, write, port) for port in range(PORTS)]
+
+
+def board_time(core: Core) -> int:
+    """Instructions, and those that HLT skipped."""
+    return lib.machine_board_time(core.handle)

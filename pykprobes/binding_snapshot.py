@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ROM, NONZERO, CPUS_MAX = lib.SNAPSHOT_ROM, lib.SNAPSHOT_NONZERO, lib.CPUS_MAX
 PAGE = 4096
-CPU, BOARD = "struct cpu_state", "struct board_state"
+CPU, BOARD, PC = "struct cpu_state", "struct board_state", "struct pc_state"
 HIT_MISSING = -1
 
 
@@ -93,10 +93,13 @@ class CoreSnapshot:
         lib.snapshot_board(self.c, state, pool, state.pool)
         return _fields(BOARD, state), list(pool)[: state.pool]
 
-    def pc(self) -> bytes:
-        """The state of a PC's board, empty without one."""
-        state = ffi.new("uint8_t[]", max(lib.snapshot_pc(self.c, ffi.NULL, 0), 1))
-        return bytes(ffi.buffer(state, lib.snapshot_pc(self.c, state, len(state))))
+    def pc(self) -> tuple[dict[str, Any], bytes]:
+        """The state of a PC's board by the names of struct pc_state, and what waits for the serial port's receiver."""
+        state = ffi.new(PC + " *")
+        lib.snapshot_pc(self.c, state, ffi.NULL, 0)
+        typed = ffi.new("uint8_t[]", max(state.typed, 1))
+        lib.snapshot_pc(self.c, state, typed, state.typed)
+        return _fields(PC, state), bytes(ffi.buffer(typed, state.typed))
 
     @classmethod
     def load(
@@ -106,6 +109,7 @@ class CoreSnapshot:
         cpus: list[dict[str, Any]],
         board: dict[str, Any],
         pool: list[int],
+        pc: tuple[dict[str, Any], bytes],
     ) -> CoreSnapshot:
         """From parts that are in range: frames, flags and the bytes of those that are NONZERO."""
         frames, flags, data = (numpy.ascontiguousarray(part) for part in pages)
@@ -118,8 +122,15 @@ class CoreSnapshot:
             ffi.new(CPU + "[]", cpus),
             ffi.new(BOARD + " *", board),
             ffi.new("uint32_t[]", pool or [0]),
+            ffi.new(PC + " *", pc[0]),
+            ffi.from_buffer("uint8_t[]", pc[1]),
         )
         return cls(handle)
+
+
+def pc_state_valid(state: dict[str, Any]) -> bool:
+    """Can a PC's board be in this state?"""
+    return bool(lib.pc_state_valid(ffi.new(PC + " *", state)))
 
 
 def state_limits(name: str) -> dict[str, tuple[int, int]]:

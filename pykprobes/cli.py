@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from . import __version__, cli_record
 from .actions import Action, Count
+from .cli_boot import add_boot
 from .cli_record import add_commands
 from .demo import demo
 from .errors import ImportUnbound, MachineFault
@@ -67,6 +68,8 @@ def parser() -> argparse.ArgumentParser:
     symbols.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="shell pattern, such as 'inflate*'")
     symbols.add_argument("--json", action="store_true", help="print one JSON object")
     symbols.set_defaults(execute=command_symbols)
+
+    add_boot(commands)
 
     shown = commands.add_parser("demo", help="run an image that ships with pykprobes under probes")
     shown.set_defaults(execute=command_demo)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from operator import index
 from typing import TYPE_CHECKING
 
-from .binding_pc import unclaimed
+from .binding_pc import board_time, unclaimed
 from .linux import boot
 from .linux.console import PATIENCE, PROMPT, Console
 from .linux.initramfs import Node, initramfs
@@ -62,6 +62,13 @@ class PcBoard:
         if self._console is None:
             raise RuntimeError('there is no console: make the machine with board="pc"')
         return self._console
+
+    @property
+    def seconds(self) -> float:
+        """The board's time since the machine was made: instructions, and what HLT skipped, at ``Pc.clock`` a second."""
+        self.console  # noqa: B018 - a machine without the board is reported first
+        assert self.pc is not None
+        return board_time(self._core) / self.pc.clock
 
     def load_linux(
         self, kernel: Source, initrd: Initrd | None = None, cmdline: str = "console=ttyS0", unpack: str = "host"

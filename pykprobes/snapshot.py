@@ -137,7 +137,7 @@ class Snapshot:
         frames, flags = core.pages()
         board, pool = core.board()
         digest = blake2b(digest_size=16)
-        digest.update(repr((self._world.setup.memory, self._cpus, board, pool)).encode() + core.pc())
+        digest.update(repr((self._world.setup.memory, self._cpus, board, pool)).encode() + repr(core.pc()).encode())
         digest.update(frames.astype("<u4").tobytes() + flags.tobytes())
         digest.update(core.contents(frames[(flags & NONZERO) != 0]).tobytes())
         return digest.hexdigest()

@@ -8,6 +8,7 @@ not all zeros) of all physical memory; `pages`, the bytes of those that are not 
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from itertools import pairwise
 from os import PathLike
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy
 
 from .binding import CPUS, KERNELS, KPROBES, Core
-from .binding_snapshot import BOARD, CPU, CPUS_MAX, NONZERO, PAGE, ROM, CoreSnapshot, state_limits
+from .binding_snapshot import BOARD, CPU, CPUS_MAX, NONZERO, PAGE, PC, ROM, CoreSnapshot, pc_state_valid, state_limits
 from .image import Image
 from .memory import TOP
+from .pc import Pc
 from .regions import Region
 from .snapshot import Setup, Snapshot, World
 from .symbols import Symbol
@@ -40,23 +42,24 @@ File = str | PathLike[str] | BinaryIO
 
 
 def save(snapshot: Snapshot, file: File) -> None:
-    """Write a snapshot; ValueError while a probe's hit is running, and of a machine with a PC's board."""
+    """Write a snapshot; ValueError while a probe's hit is running."""
     if snapshot._core.hits():
         raise ValueError("a probe's hit is running: run on to its end, then take the snapshot to be saved")
     world, core = snapshot._world, snapshot._core
-    if world.setup.board is not None:
-        raise ValueError("the state of a PC's board has no place in files: clone the machine instead")
     plain = core
     if core.probes():
         spare = Core(*world.setup.core, core)
         plain = CoreSnapshot.take(spare)
         spare.close()
     board, pool = plain.board()
+    pc, typed = plain.pc()
     about = {
-        "setup": {name: value for name, value in world.setup._asdict().items() if name != "board"},
+        "setup": world.setup._asdict() | {"board": _board(world.setup.board)},
         "digest": Snapshot(world, plain).hash(),
         "board": board,
         "pool": pool,
+        "pc": pc,
+        "typed": typed.hex(),
         "regions": [list(world.regions[0]), *world.regions[1:]],
         "images": [[i.name, i.base, i.size, i.entry, i.symbols, i.imports, i.initializers] for i in world.images],
         "symbols": [list(symbol) for symbol in world.symbols],
@@ -127,6 +130,9 @@ def _snapshot(parts: dict[str, Any]) -> Snapshot:
     setup = _setup(about["setup"])
     frames, flags, pages = _pages(parts["frames"], parts["flags"], parts["pages"])
     cpus, board = [_state(CPU, cpu) for cpu in parts["cpus"]], _state(BOARD, about["board"])
+    pc, typed = _state(PC, about["pc"]), bytes.fromhex(about["typed"])
+    if setup.board is not None and (not pc_state_valid(pc) or len(typed) != pc["typed"]):
+        raise ValueError("the PC's board is in a state that it cannot be in")
     pool = [_number(frame, TOP // PAGE) for frame in about["pool"]]
     if len(cpus) != setup.cpus or board["cpu"] >= setup.cpus:
         raise ValueError(f"it has {len(cpus)} CPUs instead of {setup.cpus}")
@@ -145,14 +151,15 @@ def _snapshot(parts: dict[str, Any]) -> Snapshot:
         tuple(_symbol(*symbol) for symbol in about["symbols"]),
         tuple(str(name) for name in about["imports"]),
     )
-    snapshot = Snapshot(world, CoreSnapshot.load(setup.core, (frames, flags, pages), cpus, board, pool))
+    snapshot = Snapshot(world, CoreSnapshot.load(setup.core, (frames, flags, pages), cpus, board, pool, (pc, typed)))
     if snapshot.hash() != about["digest"]:
         raise ValueError("its contents do not have the digest that it names: it is damaged")
     return snapshot
 
 
 def _setup(values: dict[str, Any]) -> Setup:
-    setup = Setup(**values, board=None)
+    setup = Setup(**values | {"board": None})
+    board = values["board"]
     memory = _number(setup.memory, PAGES_MAX * PAGE + 1)
     if (
         _number(setup.cpus, CPUS_MAX + 1) < 1
@@ -163,7 +170,15 @@ def _setup(values: dict[str, Any]) -> Setup:
         or setup.kprobes not in KPROBES
     ):
         raise ValueError(f"there is no machine with {values}")
-    return Setup(memory, setup.cpus, setup.kernel, setup.kprobes, bool(setup.optimize), setup.cpu, None)
+    if board is not None:
+        if setup.kernel is not None or setup.cpus != 1:
+            raise ValueError("a PC's board has one CPU and no built-in kernel side")
+        board = Pc(_number(board[0], TOP << 8), datetime.fromisoformat(board[1]))
+    return Setup(memory, setup.cpus, setup.kernel, setup.kprobes, bool(setup.optimize), setup.cpu, board)
+
+
+def _board(board: Pc | None) -> tuple[int, str] | None:
+    return None if board is None else (board.clock, board.date.isoformat())
 
 
 def _number(value: Any, limit: int) -> int:

@@ -241,3 +241,24 @@ def test_a_core_of_page_tables_of_the_guest(tmp_path: Path) -> None:
     m.snapshot().core(tmp_path / "core")
     text = "\n".join(gdb(tmp_path / "core", "x/s 0x7000", "x/s 0x408000"))
     assert text.count('"through the tables"') == 2
+
+
+BOARDS: dict[str, tuple[Callable[[Parts, Parts, Parts], object], str]] = {
+    "a counter's mode": (lambda parts, about, cpu: about["pc"].update(pit_mode=[0, 6, 0]), "cannot be in"),
+    "the FIFO's bounds": (lambda parts, about, cpu: about["pc"].update(uart_fifo_first=16), "cannot be in"),
+    "bytes that are not there": (lambda parts, about, cpu: about["pc"].update(typed=1), "cannot be in"),
+    "an initialisation word": (lambda parts, about, cpu: about["pc"].update(pic_next_icw=[5, 0]), "cannot be in"),
+    "a clock too slow": (lambda parts, about, cpu: about["setup"].update(board=[1, "2002-07-29"]), "clock="),
+    "another date": (lambda parts, about, cpu: about["setup"].update(board=[10**8, "never"]), "isoformat"),
+    "two CPUs": (lambda parts, about, cpu: about["setup"].update(cpus=2), "one CPU"),
+    "a board's field more": (lambda parts, about, cpu: about["pc"].update(apic=0), "other fields"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_spoiled_boards(tmp_path: Path, name: str) -> None:
+    with Machine(board="pc", memory=1 << 20) as m:
+        m.snapshot().save(tmp_path / "board.npz")
+    spoil, message = BOARDS[name]
+    with pytest.raises(ValueError, match=message):
+        Snapshot.load(spoiled(tmp_path / "board.npz", spoil))
