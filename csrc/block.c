@@ -367,6 +367,19 @@ static void fetch_copy(struct fetch_window *w, u8 first)
     w->host = w->copy;
 }
 
+/* The instruction under a probe's breakpoint, if blocks may hold the hit and the instruction (kprobe_paths.c). */
+static bool decode_hidden(const struct cpu *cpu, u32 mode, const u8 *host, u32 n, u32 lin, struct insn *ret)
+{
+    const struct kprobe *p = kprobe_at(cpu->machine, lin);
+    u8 bytes[INSN_MAX];
+
+    if (mode & MODE_ONE || !(mode & MODE_CODE32) || *host != BREAKPOINT || p->path != PATH_OPTIMIZED || n < INSN_MAX)
+        return false;
+    memcpy(bytes, host, INSN_MAX);
+    bytes[0] = p->opcode;
+    return decode(bytes, INSN_MAX, true, ret) == DECODE_OK && !(ret->feature & ~cpu->model->features);
+}
+
 /* Decode from cpu->eip; copy: the first byte to be executed whatever memory holds. Instructions behind the first that cannot be fetched are left for a block of their own. */
 static struct block *block_decode(struct cpu *cpu, u32 mode, const struct fetch_entry *first, const u8 *copy)
 {
@@ -387,11 +400,18 @@ static struct block *block_decode(struct cpu *cpu, u32 mode, const struct fetch_
         fetch_copy(&w, *copy);
     translate_begin(&t, mode, cpu->eip);
     unsigned most = mode & MODE_ONE ? 1 : BLOCK_MAX_INSNS;
-    while (!t.ended && t.count < most && at < w.n) {
+    while (!t.ended && t.count < most && t.n < TRANSLATION_MAX - 4 && at < w.n) {
         u32 offset = (w.phys & PAGE_MASK) + at;
         bool probed = probe_here(m, page, offset, lin + at);
-        if (t.count && (probed || block_boundary(cpu, t.eip)))
+        bool inlined = probed && decode_hidden(cpu, mode, w.host + at, w.n - at, lin + at, &in);
+        if (t.count && ((probed && !inlined) || block_boundary(cpu, t.eip)))
             break;
+        if (inlined && t.eip <= limit && in.len - 1u <= limit - t.eip) {
+            translate_hit(&t, &in, kprobe_at(m, lin + at));
+            note_conflict(page, offset + 1, in.len - 1u);
+            at += in.len;
+            continue;
+        }
         if (probed && (!(mode & MODE_ONE) || w.host[at] == BREAKPOINT)) {
             translate_probe(&t);
             at++;

@@ -61,6 +61,8 @@ enum callback_kind {
 /* CALLBACK_SPIN, of an import: the function waits for kprobe_lock, and is called again when that is free. */
 enum { CALLBACK_RAISED = -1, CALLBACK_SPIN = -2 };
 
+/* Hits go through both traps; through the first; as an op of decoded code, without a trap. */
+enum kprobe_path { PATH_TRAP, PATH_BOOSTED, PATH_OPTIMIZED };
 enum kprobes_mode { KPROBES_OFF, KPROBES_2_5_26, KPROBES_FIXED };
 enum kernel_kind { KERNEL_NONE, KERNEL_BUILTIN };
 enum cpu_kind { CPU_386, CPU_486, CPU_PENTIUM, CPU_PPRO, CPU_P3, CPU_P4 };
@@ -70,7 +72,7 @@ struct machine_config {
     uint32_t cpus;              /* 1 to CPUS_MAX; 0 is 1 */
     int32_t kernel;             /* enum kernel_kind */
     int32_t kprobes;            /* enum kprobes_mode */
-    int32_t optimize;
+    int32_t optimize;           /* the fastest enum kprobe_path that probes may have */
     int32_t cpu;                /* enum cpu_kind */
     uint64_t board_hz;          /* a PC's board around the CPU: instructions in a second of its time; 0: no board */
     int64_t board_seconds;      /* what its clock says at the start, since 1970 */
@@ -315,6 +317,8 @@ int kprobe_unregister(machine *m, int id);
 int kprobe_enable(machine *m, int id, int on);
 const struct kprobe_stats *kprobe_stats(machine *m, int id);
 int kprobe_saved_opcode(machine *m, int id);
+/* How a registered probe is hit. */
+int kprobe_path(machine *m, int id);
 /* Bucket of the patch's table for an address, and how many probes each of the 64 buckets holds. */
 uint32_t kprobe_hash(uint32_t addr);
 void kprobe_occupancy(machine *m, uint32_t counts[64]);

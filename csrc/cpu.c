@@ -134,6 +134,7 @@ bool cpu_write_control(struct cpu *cpu, unsigned n, u32 value)
 /* SDM vol. 3, 17.2. */
 void cpu_write_debug(struct cpu *cpu, unsigned n, u32 value)
 {
+    cpu->plain_hits = false;
     if (n == 6)
         value = (value & DR6_WRITABLE) | DR6_FIXED;
     else if (n == 7)

@@ -157,6 +157,8 @@ struct cpu {
     u8 stop;                    /* enum stop_reason when leave is LEAVE_STOP */
     u8 cpl;                     /* current privilege level */
     u8 shadow;                  /* 1: no interrupt before the next instruction (sti, mov ss); 2: no #DB either */
+    bool plain_hits;            /* an optimised hit needs no more checks, see kprobe_paths.c */
+    bool inline_hit;            /* the trap being served is that of an optimised hit */
     bool step_over;             /* the next instruction runs alone, its probe having been seen */
     bool one;                   /* executing a MODE_ONE block */
     bool code_changed;          /* a store changed decoded code: leave the block after this instruction */
@@ -166,6 +168,8 @@ struct cpu {
     bool trapped;               /* it does so before cpu->fault is delivered */
     bool nmi_blocked;           /* from an NMI's delivery to the next IRET */
     bool code_breaks;           /* DR7 enables a code breakpoint: the run loop looks before each block */
+    bool boosted;               /* a probed instruction runs alone now, without a step */
+    u32 boosted_at;             /* its linear address */
     struct fault fault;
     u32 db_pending;             /* DR6 bits of data breakpoints hit by the current instruction */
 

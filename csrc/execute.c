@@ -2,6 +2,7 @@
 #include "execute.h"
 
 #include "block.h"
+#include "kprobe.h"
 
 static callout *const callout_table[CALLOUT_COUNT] = {
 #define ENTRY(name) insn_##name,
@@ -23,7 +24,7 @@ void execute(struct cpu *cpu, const struct op *op)
 #endif
 }
 
-static void leave(struct cpu *cpu, enum leave why, u32 res, u32 a, u32 kind)
+void leave(struct cpu *cpu, enum leave why, u32 res, u32 a, u32 kind)
 {
     cpu->fl = (struct lazy_flags){res, a, kind};
     cpu->leave = why;
@@ -77,6 +78,8 @@ void leave_indirect(OP_PARAMS)
 void leave_fault(OP_PARAMS)
 {
     (void)tlb;
+    if (unlikely(op->flags & OP_PROBED))
+        kprobe_inline_fault(cpu->machine, op);
     cpu->eip = op->eip;
     cpu->budget -= op->done;
     leave(cpu, LEAVE_FAULT, res, a, kind);
@@ -163,6 +166,8 @@ void callout_op(OP_PARAMS)
     int status = call_out(cpu, op, res, a, kind);
     res = cpu->fl.res, a = cpu->fl.a, kind = cpu->fl.kind;
     if (unlikely(status != STATUS_NEXT)) {
+        if (status == STATUS_FAULT && op->flags & OP_PROBED)
+            kprobe_inline_fault(cpu->machine, op);
         leave(cpu, leave_of[status], res, a, kind);
         return;
     }
@@ -186,6 +191,8 @@ void callout_end(OP_PARAMS)
         cpu->eip = exit->target[0];
         status = STATUS_JUMP;
     }
+    if (status == STATUS_FAULT && op->flags & OP_PROBED)
+        kprobe_inline_fault(cpu->machine, op);
     leave(cpu, leave_of[status], cpu->fl.res, cpu->fl.a, cpu->fl.kind);
 }
 
@@ -195,6 +202,13 @@ void raise_ud(OP_PARAMS)
     leave_fault(OP_ARGS);
 }
 
+static void leave_breakpoint(struct cpu *cpu, const struct op *op, u32 res, u32 a, u32 kind)
+{
+    cpu->fault = (struct fault){.vector = T_BRKPT, .software = true, .length = 1};
+    cpu->eip = op->eip + 1;
+    leave(cpu, LEAVE_FAULT, res, a, kind);
+}
+
 /* A registered probe's address. The byte there decides: a breakpoint traps, anything else means that the probe is
  * disarmed at the moment, and the instruction runs alone. The trap itself retires nothing: the probed instruction will. */
 void probe_point(OP_PARAMS)
@@ -202,9 +216,7 @@ void probe_point(OP_PARAMS)
     (void)tlb;
     cpu->budget -= op->done;
     if (code_read_probe(cpu->machine, cpu->seg[CS].base + op->eip) == BREAKPOINT) {
-        cpu->fault = (struct fault){.vector = T_BRKPT, .software = true, .length = 1};
-        cpu->eip = op->eip + 1;
-        leave(cpu, LEAVE_FAULT, res, a, kind);
+        leave_breakpoint(cpu, op, res, a, kind);
     } else {
         cpu->eip = op->eip;
         cpu->step_over = true;

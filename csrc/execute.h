@@ -57,6 +57,7 @@ op_handler *combined(op_handler *first, op_handler *last);
 void execute(struct cpu *cpu, const struct op *op);
 
 /* execute.c: ways back to the run loop. */
+void leave(struct cpu *cpu, enum leave why, u32 res, u32 a, u32 kind);
 op_handler leave_next, leave_taken, leave_fall, leave_indirect, leave_fault;
 op_handler go_slow;
 

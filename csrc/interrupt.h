@@ -25,12 +25,12 @@ ALWAYS_INLINE bool interrupt_ready(const struct cpu *cpu)
 {
     const struct machine *m = cpu->machine;
     bool asked = cpu->irqs.count || (m->intr && (m->intr_served || m->pc) && cpu->index == 0);
-    return asked && (cpu->eflags & EFLAGS_IF) && !cpu->shadow;
+    return asked && (cpu->eflags & EFLAGS_IF) && !cpu->shadow && !cpu->boosted;
 }
 /* An NMI? SDM vol. 3, 6.7.1: no other before an IRET. A load of SS holds NMIs back too (6.8.3); so does STI here. */
 ALWAYS_INLINE bool nmi_ready(const struct cpu *cpu)
 {
-    return cpu->nmi && !cpu->nmi_blocked && !cpu->shadow;
+    return cpu->nmi && !cpu->nmi_blocked && !cpu->shadow && !cpu->boosted;
 }
 /* Deliver it to m->cpu: as trap_deliver. */
 int take_interrupt(struct machine *m);

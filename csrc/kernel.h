@@ -49,6 +49,9 @@ int kernel_enter(struct machine *m);
 int kernel_trap(struct machine *m);
 /* Does the CPU use the built-in side's IDT? */
 bool kernel_owns_traps(const struct machine *m);
+/* Would vectors 1 and 3 go through unchanged tables from kernel code on a kernel stack? cpu->plain_hits is cleared when
+ * that changes: the tables' pages are marked for it. */
+bool kernel_plain_traps(struct machine *m);
 /* The linear address of a vector's entry point. */
 u32 kernel_entry(const struct machine *m, unsigned vector);
 

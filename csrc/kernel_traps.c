@@ -218,6 +218,42 @@ static bool table_holds(struct cpu *cpu, u32 lin, const u32 words[2])
     return host && memcmp(host, words, 8) == 0;
 }
 
+/* A table's page: stores to it are to be seen. */
+static bool table_guard(struct machine *m, u32 lin)
+{
+    u32 phys;
+    struct page *page = mmu_probe(m->cpu, lin, &phys) ? memory_page(&m->mem, phys >> PAGE_SHIFT) : NULL;
+
+    if (page && !page->tables) {
+        page->tables = true;
+        tlb_protect(m, phys >> PAGE_SHIFT);
+    }
+    return page;
+}
+
+static bool same_segment(const struct segment *a, const struct segment *b)
+{
+    return a->selector == b->selector && a->base == b->base && a->limit == b->limit && a->attr == b->attr;
+}
+
+bool kernel_plain_traps(struct machine *m)
+{
+    struct cpu *cpu = m->cpu;
+    const struct kernel *k = m->kernel;
+    u32 word;
+
+    if (!k || !kernel_owns_traps(m) || m->kprobes->on_entry || !same_segment(&cpu->seg[CS], &k->code) ||
+        !same_segment(&cpu->seg[SS], &k->data))
+        return false;
+    /* The TLB forgets: what a trap would read is read again. */
+    if (!lin_read(cpu, k->layout.idt, 4, ACCESS_SYSTEM, &word) || !lin_read(cpu, cpu->gdtr.base + KERNEL_CS, 4, ACCESS_SYSTEM, &word))
+        return false;
+    return table_holds(cpu, k->layout.idt + T_BRKPT * 8, k->gate[1]) &&
+           table_holds(cpu, k->layout.idt + T_DEBUG * 8, k->gate[0]) &&
+           table_holds(cpu, cpu->gdtr.base + KERNEL_CS, k->cs) && table_guard(m, k->layout.idt) &&
+           table_guard(m, cpu->gdtr.base + KERNEL_CS);
+}
+
 int kernel_trap(struct machine *m)
 {
     struct cpu *cpu = m->cpu;

@@ -149,6 +149,7 @@ static void end_hit(struct machine *m)
 static void take(struct machine *m)
 {
     s32 cpu = (s32)m->cpu->index;
+    m->cpu->plain_hits = false;
     kprobe_context(m)->cpu = cpu;
     if (!m->kprobes->mends->hit_of_cpu)
         m->kprobes->lock = cpu;
@@ -283,9 +284,14 @@ bool kprobe_copy(const struct cpu *cpu, u32 lin, u8 *ret)
     const struct machine *m = cpu->machine;
     const struct kprobe *p;
 
-    if (!m->kprobes || !m->kprobes->copies || !(cpu->eflags & EFLAGS_TF) || !kprobe_stepping(m))
+    if (!m->kprobes || !m->kprobes->copies)
         return false;
-    p = kprobe_context(m)->now.running;
+    if (cpu->boosted)
+        p = kprobe_at(m, cpu->boosted_at);
+    else
+        p = cpu->eflags & EFLAGS_TF && kprobe_stepping(m) ? kprobe_context(m)->now.running : NULL;
+    if (!p)
+        return false;
     *ret = p->opcode;
     return p->addr == lin;
 }
@@ -382,6 +388,12 @@ static int first_hit(struct machine *m, struct kprobe *p, struct frame *f)
         end_hit(m);
         unlock(m);
         return result ? result : 1;
+    }
+    if (kprobe_needs_no_step(m, p, f)) {
+        f->regs.eip = trap_eip - 1;
+        end_hit(m);
+        unlock(m);
+        return 1;
     }
     begin_step(m, p, f, trap_eip - 1);
     c->now.status = KPROBE_HIT_SS;
@@ -611,6 +623,8 @@ void kprobe_passing(struct machine *m)
     struct kprobe *p;
 
     if (kprobe_running(m) && kprobe_context(m)->now.running->addr == lin)
+        return;
+    if (m->cpu->boosted && m->cpu->boosted_at == lin)
         return;
     p = kprobe_armed_at(m, lin);
     if (p && code_read_probe(m, lin) != BREAKPOINT_INSTRUCTION && !is_now(m, p, &m->cpu->probe_missed))

@@ -45,6 +45,7 @@ struct kprobe {
     u8 insn_length;             /* INT n, INT3, INTO, INT1: length; else 0 */
     u16 pins;                   /* hits that are using it */
     bool registered;
+    u8 path;                    /* enum kprobe_path: the fastest that instruction and handlers allow */
     u8 handlers;                /* PROBE_PRE | PROBE_POST | PROBE_FAULT: Python handlers */
     bool disabled;
     struct action **actions;    /* chain that runs before the Python pre_handler, or NULL */
@@ -52,6 +53,8 @@ struct kprobe {
     struct kprobe *last_here;   /* the first one's: the last one */
     u32 enabled;                /* the first one's: how many are not disabled */
     bool armed;                 /* the first one's: the breakpoint is in place, but for hits that run */
+    bool present;               /* the first one's: the breakpoint is in memory, as far as the probes know */
+    u64 *counter;               /* of the one action, which only counts; else NULL */
     struct kprobe_stats stats;
 };
 
@@ -213,6 +216,15 @@ void kprobe_release(struct machine *m);
 /* The patch's two halves of a hit, for kprobe_intercept.c. */
 int kprobe_handler(struct machine *m, struct frame *f);
 int post_kprobe_handler(struct machine *m, struct frame *f);
+
+/* kprobe_paths.c. How may a probe that has just been registered be hit? */
+void kprobe_choose_path(struct machine *m, struct kprobe *p);
+/* The instruction behind a probe_hit op faults. */
+void kprobe_inline_fault(struct machine *m, const struct op *op);
+/* The handlers have run: does the instruction follow without a step? It is made ready then. */
+bool kprobe_needs_no_step(struct machine *m, struct kprobe *p, const struct frame *f);
+/* The instruction of cpu->boosted has run or has faulted. */
+void kprobe_end_boost(struct machine *m);
 
 /* With an IDT that is not the built-in one: takes an exception (cpu->fault, cpu->eip as for trap_deliver) before the
  * guest's gate when it is ours. 1: taken, go on at cpu->eip; 0: not ours; -1: stop, cpu->stop is set. */

@@ -8,7 +8,7 @@ bool kprobe_arm(struct machine *m, struct kprobe *p)
 {
     if (!code_bind_probe(m, p->addr, true))
         return false;
-    p->armed = true;
+    p->armed = p->present = true;
     code_write_probe(m, p->addr, BREAKPOINT_INSTRUCTION);
     return true;
 }
@@ -16,7 +16,7 @@ bool kprobe_arm(struct machine *m, struct kprobe *p)
 void kprobe_disarm(struct machine *m, struct kprobe *p)
 {
     code_write_probe(m, p->addr, p->opcode);
-    p->armed = false;
+    p->armed = p->present = false;
     code_bind_probe(m, p->addr, false);
 }
 
@@ -61,6 +61,7 @@ static void succeed(struct machine *m, struct kprobe *p)
 
     next->enabled = p->enabled;
     next->armed = p->armed;
+    next->present = p->present;
     next->last_here = p->last_here;
     kprobe_replace(m->kprobes, p, next);
     if (next->armed)

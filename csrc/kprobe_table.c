@@ -329,16 +329,21 @@ int kprobe_register(machine *m, uint32_t addr, int handlers, struct action **act
     }
     if (result < 0)
         id_give(kp, p);
+    else
+        kprobe_choose_path(m, p);
     unlock_irq(m);
     return result;
 }
 
 void kprobe_write(struct machine *m, u32 lin, u8 byte)
 {
-    if (kprobe_at(m, lin))
+    struct kprobe *p = kprobe_at(m, lin);
+    if (p) {
+        p->present = byte == BREAKPOINT_INSTRUCTION;
         code_write_probe(m, lin, byte);
-    else
+    } else {
         mmu_poke(m->cpu, lin, &byte, 1);
+    }
 }
 
 static void extract(struct machine *m, struct kprobe *p)

@@ -204,8 +204,11 @@ ALWAYS_INLINE int run_one(struct machine *m)
     struct block *b = block_find_one(cpu);
     cpu->step_over = false;
     forget_exit(cpu);
-    if (!b)
+    if (!b) {
+        if (unlikely(cpu->boosted))
+            kprobe_end_boost(m);
         return cpu->leave == LEAVE_FAULT ? deliver_fault(m) : STATUS_STOP;
+    }
     if (m->kprobes)
         kprobe_passing(m);
     cpu->shadow = 0;
@@ -215,6 +218,8 @@ ALWAYS_INLINE int run_one(struct machine *m)
     execute(cpu, b->ops);
     cpu->one = false;
     forget_exit(cpu);
+    if (unlikely(cpu->boosted))
+        kprobe_end_boost(m);
     cpu->until_fresh = false;
     bool again = undone(cpu);
     int status = after_execute(m, tf ? DR6_BS : 0, held);
@@ -234,6 +239,7 @@ ALWAYS_INLINE int run_blocks(struct machine *m, u64 most)
         return cpu->leave == LEAVE_FAULT ? deliver_fault(m) : STATUS_STOP;
     code_link(cpu, b);
     cpu->eflags &= ~EFLAGS_RF;
+    cpu->plain_hits = false;
     cpu->budget = cpu->budget_start = (s64)(most - BLOCK_MAX_INSNS);
     execute(cpu, b->ops);
     return after_execute(m, 0, 0);
@@ -289,7 +295,7 @@ ALWAYS_INLINE int turn(struct machine *m, u64 end)
             if (unlikely(watched) && !told && watch_execution(m, lin))
                 return GO_ON;
             u64 left = instructions_left(m, end);
-            bool one = (cpu->eflags & EFLAGS_TF) || cpu->step_over || cpu->shadow || at_until || breaks ||
+            bool one = (cpu->eflags & EFLAGS_TF) || cpu->step_over || cpu->boosted || cpu->shadow || at_until || breaks ||
                        watched || left <= BLOCK_MAX_INSNS;
             if (breaks && !(cpu->eflags & EFLAGS_RF) && cpu->shadow != 2)
                 status = debug_trap(m, breaks);

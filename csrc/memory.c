@@ -218,6 +218,8 @@ bool memory_patch(struct machine *m, struct page *page, u32 offset, const void *
     if (!memory_own(m, page))
         return false;
     memcpy(page->data + offset, src, size);
+    if (unlikely(page->tables))
+        m->cpu->plain_hits = false;
     if (page->code && bits_any(page->code, offset, size))
         code_invalidate(m, page, offset, size);
     return true;

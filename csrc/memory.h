@@ -30,6 +30,7 @@ struct page {
     bool dirty : 1;             /* on the dirty list: may differ from base. Only such pages have write tags in TLBs */
     bool moved : 1;             /* on the moved list: base is not the tree's but this machine's own (memory_advance) */
     bool walked : 1;            /* was looked at as a page table: TLBs may depend on its bytes */
+    bool tables : 1;            /* gates or descriptors that cpu->plain_hits relies on may be here */
     bool rom : 1;               /* guest stores are ignored */
     bool base_rom : 1;          /* and so they are in the base */
     bool probe_conflict : 1;    /* decoded code covers a probed byte other than as a bound probe: arming must invalidate */

@@ -31,6 +31,7 @@ void tlb_init(struct cpu *cpu)
 
 void tlb_flush(struct cpu *cpu)
 {
+    cpu->plain_hits = false;
     for (u32 i = 0; i < TLB_SIZE; i++) {
         tlb_drop(cpu, 0, i);
         tlb_drop(cpu, 1, i);
@@ -44,6 +45,7 @@ void tlb_flush_page(struct cpu *cpu, u32 lin)
     /* INVLPG drops all of a large page, and the old translation may have been one (SDM vol. 3, 4.10.4.1). */
     unsigned shift = cpu->cr4 & (CR4_PSE | CR4_PAE) ? 22 : PAGE_SHIFT;
 
+    cpu->plain_hits = false;
     for (u32 i = 0; i < TLB_SIZE; i++)
         for (unsigned user = 0; user < 2; user++)
             if ((cpu->tlbs[user][i].read_tag ^ lin) >> shift == 0)
@@ -115,7 +117,7 @@ void tlb_clean(struct machine *m)
 static void tlb_fill(struct cpu *cpu, struct tlb_entry *e, u32 lin, const struct page *page, bool writable)
 {
     u32 tag = lin & ~PAGE_MASK;
-    bool plain = page->owned && page->dirty && !page->code && !page->probed && !page->rom;
+    bool plain = page->owned && page->dirty && !page->code && !page->probed && !page->tables && !page->rom;
 
     e->read_tag = tag;
     e->write_tag = tlb_invalid(tag >> PAGE_SHIFT & (TLB_SIZE - 1));

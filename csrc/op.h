@@ -5,6 +5,8 @@
 #ifndef PYK_OP_H
 #define PYK_OP_H
 
+#include <string.h>
+
 #include "cpu.h"
 
 struct op;
@@ -42,6 +44,7 @@ enum op_flags {
     OP_REPNE = 1 << 3,          /* F2 */
     OP_LOCK = 1 << 4,
     OP_HAS_SEG = 1 << 5,        /* a segment override prefix was given */
+    OP_PROBED = 1 << 6,         /* a probe_hit op is before it */
 };
 
 /* Follows every op that ends a block, in the next slot of the op array. */
@@ -52,6 +55,16 @@ struct block_exit {
 };
 _Static_assert(sizeof(struct block_exit) <= sizeof(struct op), "an exit fills one op slot");
 #define OP_EXIT(op) ((struct block_exit *)(uintptr_t)((op) + 1))
+
+/* The probe of a probe_hit op: its address lies where others have imm and disp. */
+struct kprobe;
+ALWAYS_INLINE struct kprobe *op_probe(const struct op *op)
+{
+    struct kprobe *p;
+    memcpy(&p, &op->imm, sizeof(p));
+    return p;
+}
+_Static_assert(offsetof(struct op, disp) == offsetof(struct op, imm) + 4 && sizeof(void *) <= 8, "room for a pointer");
 
 /* What a callout returns. */
 enum status {

@@ -213,6 +213,7 @@ static bool flat_data(const struct segment *s)  /* present, writable, expand-up 
 
 void mode_update(struct cpu *cpu)
 {
+    cpu->plain_hits = false;
     const struct segment *s = cpu->seg;
     bool protect = cpu->cr0 & CR0_PE, v86 = protect && (cpu->eflags & EFLAGS_VM);
     u32 mode = (s[CS].attr & SEG_DB ? MODE_CODE32 : 0) | (s[SS].attr & SEG_DB ? MODE_STACK32 : 0);

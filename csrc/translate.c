@@ -156,6 +156,20 @@ static void combine(struct translation *t)
     }
 }
 
+void translate_hit(struct translation *t, const struct insn *in, struct kprobe *p)
+{
+    struct insn hit = {.size = 4, .base = NO_REG, .index = NO_REG};
+    struct op *op = append(t, &hit, probe_hit);
+    memcpy(&op->imm, &p, sizeof(p));
+    /* Handlers may change the flags, and what they see must not be half of a fused pair. */
+    t->fuse = NULL;
+    t->fuse_memory = false;
+    t->flags_class = -1;
+    unsigned at = t->n;
+    translate(t, in);
+    t->ops[at].flags |= OP_PROBED;
+}
+
 void translate_end(struct translation *t)
 {
     if (!t->ended) {

@@ -29,6 +29,8 @@ void translate_begin(struct translation *t, u32 mode, u32 eip);
 void translate(struct translation *t, const struct insn *in);
 /* Append an instruction that is undefined. */
 void translate_undefined(struct translation *t, unsigned len);
+/* Append the hit of a probe and the instruction that its breakpoint hides. */
+void translate_hit(struct translation *t, const struct insn *in, struct kprobe *p);
 /* Append the end of a probe point instead of the instruction there. */
 void translate_probe(struct translation *t);
 /* Append a jump to t->eip if the last op does not leave the block. */

@@ -34,6 +34,7 @@ class Action:
         self._users = 0
         self._owner: Core | None = None
         self._programs: list[list[Op]] = []
+        self._alone: CoreChain | None = None  # the chain of nothing else, which many probes may share
 
     @property
     def count(self) -> int:
@@ -219,7 +220,12 @@ def attach(
     for action in actions:
         action._users += 1
         action._owner = owner
-    return CoreChain([action._core for action in actions]) if actions else None
+    if len(actions) != 1:
+        return CoreChain([action._core for action in actions]) if actions else None
+    only = actions[0]
+    if only._alone is None:
+        only._alone = CoreChain([only._core])
+    return only._alone
 
 
 def detach(actions: list[Action]) -> None:

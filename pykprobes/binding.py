@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 RUN_SLICE = 1_000_000
 KPROBES = {None: lib.KPROBES_OFF, "2.5.26": lib.KPROBES_2_5_26, "fixed": lib.KPROBES_FIXED}
 KERNELS = {None: lib.KERNEL_NONE, "builtin": lib.KERNEL_BUILTIN}
+OPTIMIZE = {False: lib.PATH_TRAP, "boost": lib.PATH_BOOSTED, True: lib.PATH_OPTIMIZED}
 CPUS = {
     "386": lib.CPU_386, "486": lib.CPU_486, "pentium": lib.CPU_PENTIUM, "ppro": lib.CPU_PPRO, "p3": lib.CPU_P3,
     "p4": lib.CPU_P4,
@@ -93,7 +94,7 @@ class Core(Registers, ReturnCore):
         cpus: int,
         kernel: str | None,
         kprobes: str | None,
-        optimize: bool,
+        optimize: bool | str,
         cpu: str,
         pc: Pc | None = None,
         state: CoreSnapshot | None = None,
@@ -129,7 +130,7 @@ class Core(Registers, ReturnCore):
         cpus: int,
         kernel: str | None,
         kprobes: str | None,
-        optimize: bool,
+        optimize: bool | str,
         cpu: str,
         pc: Pc | None,
         tag: int = 0,
@@ -140,7 +141,7 @@ class Core(Registers, ReturnCore):
             "cpus": cpus,
             "kernel": KERNELS[kernel],
             "kprobes": KPROBES[kprobes],
-            "optimize": optimize,
+            "optimize": OPTIMIZE[optimize],
             "cpu": CPUS[cpu],
             "board_hz": pc.clock if pc else 0,
             "board_seconds": pc.seconds if pc else 0,
@@ -385,6 +386,9 @@ class Core(Registers, ReturnCore):
 
     def saved_opcode(self, number: int) -> int:
         return lib.kprobe_saved_opcode(self.handle, number)
+
+    def path(self, number: int) -> int:
+        return lib.kprobe_path(self.handle, number)
 
     def occupancy(self) -> list[int]:
         counts = ffi.new("uint32_t[64]")

@@ -104,7 +104,7 @@ class CoreSnapshot:
     @classmethod
     def load(
         cls,
-        setup: tuple[int, int, str | None, str | None, bool, str, Pc | None],
+        setup: tuple[int, int, str | None, str | None, bool | str, str, Pc | None],
         pages: tuple[NDArray[numpy.uint32], NDArray[numpy.uint8], NDArray[numpy.uint8]],
         cpus: list[dict[str, Any]],
         board: dict[str, Any],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import calls, loader
 from .actions import Action
-from .binding import CPUS, CPUS_MAX, KERNELS, KPROBES, NONE, RUN_SLICE, Core
+from .binding import CPUS, CPUS_MAX, KERNELS, KPROBES, NONE, OPTIMIZE, RUN_SLICE, Core
 from .board import vector_number
 from .cpus import Cpus
 from .disasm import INSN_MAX, Line, disassemble
@@ -63,7 +63,7 @@ class Machine(Probing, PcBoard, Rewindable):
         memory: int = 64 << 20,
         cpus: int = 1,
         kprobes: str | None = "fixed",
-        optimize: bool = True,
+        optimize: bool | str = True,
         kernel: str | None = "builtin",
         cpu: str = "p4",
         board: str | Pc | None = None,
@@ -74,7 +74,13 @@ class Machine(Probing, PcBoard, Rewindable):
             raise ValueError(f"memory={memory} must be a multiple of {PAGE} from {PAGE} to {MEMORY_MAX}")
         if not 1 <= cpus <= CPUS_MAX:
             raise ValueError(f"cpus={cpus}: a machine has 1 to {CPUS_MAX} CPUs")
-        for name, value, known in (("kprobes", kprobes, KPROBES), ("kernel", kernel, KERNELS), ("cpu", cpu, CPUS)):
+        choices = (
+            ("kprobes", kprobes, KPROBES),
+            ("optimize", optimize, OPTIMIZE),
+            ("kernel", kernel, KERNELS),
+            ("cpu", cpu, CPUS),
+        )
+        for name, value, known in choices:
             if value not in known:
                 raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, known))}")
         pc = board_of(board)
@@ -82,7 +88,7 @@ class Machine(Probing, PcBoard, Rewindable):
             if cpus != 1:
                 raise ValueError(f"cpus={cpus}: a PC's board has no APIC, which further CPUs would need")
             kernel = None
-        self._set_up(Setup(memory, cpus, kernel, kprobes, bool(optimize), cpu, pc), None)
+        self._set_up(Setup(memory, cpus, kernel, kprobes, optimize, cpu, pc), None)
         set_schedule(self._core, schedule, cpus)
 
     def _set_up(self, setup: Setup, state: CoreSnapshot | None) -> None:

@@ -25,6 +25,7 @@ FaultHandler = Callable[["Kprobe", "PtRegs", int], Any]
 Place = tuple["Kprobe", int, bool]  # a probe, its address, whether it is enabled
 BREAKPOINT = 0xCC
 SYMBOL_MAX = 1 << 20
+PATHS = ("trap", "boosted", "optimized")  # by enum kprobe_path
 
 
 class Kprobe:
@@ -102,8 +103,12 @@ class Kprobe:
 
     @property
     def path(self) -> str:
-        """How a hit comes here: "trap", or "none" while there are no hits."""
-        return "trap" if self.registered and self._enabled else "none"
+        """How a hit goes: "optimized", as a part of decoded code; "boosted", through the breakpoint's trap; "trap",
+        through that and the single step's; "none" while there are no hits. Where something could tell the difference,
+        a hit takes a slower path than the probe's."""
+        if self.machine is None or not self.registered or not self._enabled:
+            return "none"
+        return PATHS[self.machine._core.path(self._id)]
 
     @property
     def stats(self) -> Stats:

@@ -37,12 +37,12 @@ class Setup(NamedTuple):
     cpus: int
     kernel: str | None
     kprobes: str | None
-    optimize: bool
+    optimize: bool | str
     cpu: str
     board: Pc | None
 
     @property
-    def core(self) -> tuple[int, int, str | None, str | None, bool, str, Pc | None]:
+    def core(self) -> tuple[int, int, str | None, str | None, bool | str, str, Pc | None]:
         """As `Core` takes it, RAM in pages."""
         return self.memory // PAGE, *self[1:]
 

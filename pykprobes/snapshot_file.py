@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy
 
-from .binding import CPUS, KERNELS, KPROBES, Core
+from .binding import CPUS, KERNELS, KPROBES, OPTIMIZE, Core
 from .binding_snapshot import BOARD, CPU, CPUS_MAX, NONZERO, PAGE, PC, ROM, CoreSnapshot, pc_state_valid, state_limits
 from .image import Image
 from .memory import TOP
@@ -168,13 +168,14 @@ def _setup(values: dict[str, Any]) -> Setup:
         or setup.kernel not in KERNELS
         or setup.cpu not in CPUS
         or setup.kprobes not in KPROBES
+        or setup.optimize not in OPTIMIZE
     ):
         raise ValueError(f"there is no machine with {values}")
     if board is not None:
         if setup.kernel is not None or setup.cpus != 1:
             raise ValueError("a PC's board has one CPU and no built-in kernel side")
         board = Pc(_number(board[0], TOP << 8), datetime.fromisoformat(board[1]))
-    return Setup(memory, setup.cpus, setup.kernel, setup.kprobes, bool(setup.optimize), setup.cpu, board)
+    return Setup(memory, setup.cpus, setup.kernel, setup.kprobes, setup.optimize, setup.cpu, board)
 
 
 def _board(board: Pc | None) -> tuple[int, str] | None:

@@ -352,8 +352,8 @@ def test_the_table() -> None:
     lines = repr(m.probes).splitlines()
     assert lines[0].split() == ["number", "kind", "place", "address", "symbol", "path", "hits", "missed"]
     assert [line.split() for line in lines[1:]] == [
-        ["0", "p", "increment", "0x00010000", "increment", "trap", "1", "0"],
-        ["1", "r", "increment", "0x00010000", "increment", "trap", "1", "0"],
+        ["0", "p", "increment", "0x00010000", "increment", "boosted", "1", "0"],
+        ["1", "r", "increment", "0x00010000", "increment", "boosted", "1", "0"],
         ["2", "p", "increment+0x4", "0x00010004", "increment+0x4", "none", "1", "0"],
     ]
     assert list(m.probes) == [p, rp, q]

@@ -675,3 +675,13 @@ def test_any_buffer_fills_a_slice_of_memory(machine: Machine) -> None:
 def test_the_page_below_the_stack_is_named(machine: Machine) -> None:
     with pytest.raises(ValueError, match="overlaps the unmapped page that ends the stack"):
         machine.map(machine._core.layout.stack_bottom - 4096, 4096)
+
+
+def test_going_on_elsewhere_than_where_a_run_ended():
+    """The next run's first block is not what follows the last one's."""
+    m = Machine(memory=1 << 20)
+    m.memory.write(0x2000, b"\x40\x90\x43")
+    for n in range(1, 6):
+        m.regs.eip = 0x2000
+        stop = m.run(until=0x2001, max_instructions=100)
+        assert (stop.reason, m.regs.eax, m.icount) == (StopReason.UNTIL, n, n)

@@ -93,7 +93,7 @@ def _check_all(cases, engine, handlers):
 
 
 @pytest.mark.parametrize("handlers", HANDLERS)
-@pytest.mark.parametrize("optimize", [True, False])
+@pytest.mark.parametrize("optimize", [True, "boost", False])
 @pytest.mark.parametrize("kprobes", ["fixed", "2.5.26"])
 def test_programs_under_probes(kprobes, optimize, handlers):
     engine = Ours(ring=0, kprobes=kprobes, optimize=optimize)
@@ -102,6 +102,6 @@ def test_programs_under_probes(kprobes, optimize, handlers):
 
 
 @pytest.mark.parametrize("handlers", HANDLERS)
-@pytest.mark.parametrize("optimize", [True, False])
+@pytest.mark.parametrize("optimize", [True, "boost", False])
 def test_every_form_under_a_probe(optimize, handlers):
     assert _check_all(_form_cases(), Ours(ring=0, optimize=optimize), handlers) > 2500
