@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -67,3 +68,14 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if build.returncode:
         pytest.skip(f"gcc -m32 cannot build the guest program: {build.stderr.strip()[-200:]}")
     return out / "bench.elf"
+
+
+@pytest.fixture(scope="session")
+def hook_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """peers/hook.c as a library."""
+    library = tmp_path_factory.mktemp("hook") / "hook.so"
+    source = HERE / "peers" / "hook.c"
+    command = [os.environ.get("CC", "cc").split()[-1], "-O2", "-shared", "-fPIC", str(source), "-o", str(library)]
+    if not shutil.which(command[0]) or subprocess.run(command, check=False).returncode:
+        pytest.skip("no C compiler for the peer's hook")
+    return library
