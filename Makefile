@@ -7,7 +7,7 @@ SOURCES = setup.py $(wildcard csrc/*.c csrc/*.h csrc/*.def csrc/*.py)
 ASAN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" PYTHONPATH=build/asan:. \
 	PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
-.PHONY: demo test vectors bench asan fuzz libfuzzer coverage lint clean
+.PHONY: demo test vectors bench bench-peers instructions asan fuzz libfuzzer coverage lint clean
 
 demo: $(READY)test
 	@$(PY) -m pykprobes demo
@@ -21,6 +21,14 @@ vectors: $(READY)test
 
 bench: $(READY)bench
 	$(PY) -m pytest -q $(or $(ARGS),bench)
+
+# Unicorn, qemu-i386 and the real CPU on the same guests.
+bench-peers: $(READY)bench
+	$(PY) -m pytest -q bench/bench_peers.py $(ARGS)
+
+# Host instructions of fixed inputs by callgrind, against those stored; ARGS=--update stores them.
+instructions: $(READY)bench
+	$(PY) bench/instructions.py $(ARGS)
 
 asan: $(READY)dev
 	PYK_SANITIZE=1 $(PY) setup.py -q build --build-base build/asan-base --build-lib build/asan

@@ -155,19 +155,6 @@ def test_python_handler_reading_registers(benchmark: Any, answers: Answers, gues
     report(benchmark, answers, "hit: Python pre_handler, two registers read", cost, 350)
 
 
-def test_return_probe(benchmark: Any, answers: Answers, guest: Path) -> None:
-    machine, calls = load(guest), 10 * CALLS
-    probe = machine.kretprobe("probed", action=Count())
-    plain = load(guest)
-    machine.call("call_loop", calls)
-    assert probe.hits == calls
-    with_probe, without = side_by_side(
-        benchmark, *(lambda m=m: timed(m.call, "call_loop", calls) for m in (machine, plain)), rounds=9
-    )
-    cost = (with_probe - without) / calls * 1e9
-    answers.add(benchmark, "return probe: entry and return, Count", f"{cost:.0f} ns", at_most=(cost, 40, "40 ns"))
-
-
 def test_two_threads(benchmark: Any, answers: Answers, guest: Path) -> None:
     """Two machines in two threads, by the clock on the wall: C actions need no lock of Python's."""
     if (os.cpu_count() or 1) < 2:

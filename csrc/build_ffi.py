@@ -48,7 +48,7 @@ ffi.set_source(
     sources=listed("*.c"),
     depends=listed("*.h", "*.def", "build_ffi.py"),
     # not include_dirs: csrc/limits.h must not hide the system's
-    extra_compile_args=[*FLAGS, *optimisation, "-iquote", str(SOURCE)],
+    extra_compile_args=[*FLAGS, *optimisation, f'-DBUILD_FLAGS="{" ".join(optimisation)}"', "-iquote", str(SOURCE)],
     extra_link_args=[flag for flag in optimisation if flag.startswith(("-fsanitize", "--coverage"))],
     py_limited_api=True,
 )

@@ -524,14 +524,17 @@ uint32_t machine_poke(machine *m, uint32_t lin, const void *buf, uint32_t size)
 #define TEXT(x) TEXT_(x)
 const char *machine_build(void)
 {
+#ifndef BUILD_FLAGS
+#define BUILD_FLAGS "unknown flags"
+#endif
 #ifdef LOOP_DISPATCH
 #define DISPATCH_KIND "loop"
 #else
 #define DISPATCH_KIND "tail calls"
 #endif
 #ifdef __clang__
-    return "clang " TEXT(__clang_major__) "." TEXT(__clang_minor__) ", dispatch by " DISPATCH_KIND;
+    return "clang " TEXT(__clang_major__) "." TEXT(__clang_minor__) " " BUILD_FLAGS ", dispatch by " DISPATCH_KIND;
 #else
-    return "gcc " TEXT(__GNUC__) "." TEXT(__GNUC_MINOR__) ", dispatch by " DISPATCH_KIND;
+    return "gcc " TEXT(__GNUC__) "." TEXT(__GNUC_MINOR__) " " BUILD_FLAGS ", dispatch by " DISPATCH_KIND;
 #endif
 }

@@ -58,6 +58,7 @@ SCRATCH = 4096
 CPUS_MAX = lib.CPUS_MAX
 
 _running: dict[int, Core] = {}
+_pre_of: dict[int, list[tuple[Callable[..., Any], Any, PtRegs]]] = {}  # of those, what a pre_handler's hit needs
 _tags = count(1)
 
 
@@ -80,9 +81,8 @@ def _pre_raised(kind: object, exception: BaseException, traceback: Any) -> None:
 
 @ffi.def_extern(name="pykprobes_pre", onerror=_pre_raised)
 def _pre(tag: int, index: int) -> None:
-    core = _running[tag]
-    handler, probe = core.pre[index]
-    handler(probe, core.regs)
+    handler, probe, regs = _pre_of[tag][index]
+    handler(probe, regs)
 
 
 class Core(Registers, ReturnCore):
@@ -195,13 +195,14 @@ class Core(Registers, ReturnCore):
             self.handle  # noqa: B018 - raises when it is not
             self._thread = get_ident()
         _running[self.tag] = self
+        _pre_of[self.tag] = self.pre
         self._depth += 1
         try:
             yield
         finally:
             self._depth -= 1
             if not self._depth:
-                del _running[self.tag]
+                del _running[self.tag], _pre_of[self.tag]
                 self._thread = self.exception = None
                 self.take_stop()
                 self.regs._forget()

@@ -27,7 +27,7 @@ class Dispatch:
         self.stopping = False  # a handler asked to stop, not only for what is deferred
         self.deferred: list[Callable[[], None]] = []
         self.exception: BaseException | None = None
-        self.pre: list[tuple[Handler, Any]] = []
+        self.pre: list[tuple[Handler, Any, PtRegs]] = []
         self.post: list[Handler | None] = []
         self.fault: list[Handler | None] = []
         self.probes: list[Any] = []
@@ -45,16 +45,16 @@ class Dispatch:
         """Put a probe's handlers where C finds them."""
         missing = number + 1 - len(self.probes)
         if missing > 0:
-            self.pre += [(_unregistered, None)] * missing
+            self.pre += [(_unregistered, None, self.regs)] * missing
             self.post += [None] * missing
             self.fault += [None] * missing
             self.probes += [None] * missing
-        self.pre[number] = (probe.pre_handler or _unregistered, probe)
+        self.pre[number] = (probe.pre_handler or _unregistered, probe, self.regs)
         self.post[number], self.fault[number], self.probes[number] = probe.post_handler, probe.fault_handler, probe
 
     def drop(self, number: int) -> None:
         """Forget a probe."""
-        self.pre[number] = (_unregistered, None)
+        self.pre[number] = (_unregistered, None, self.regs)
         self.post[number] = self.fault[number] = self.probes[number] = None
 
     def forget_stop(self) -> None:

@@ -216,7 +216,7 @@ def test_a7_register_from_a_handler_while_others_run(mode: str) -> None:
 
 
 def with_nmi(mode: str, cpus: int = 2) -> tuple[Machine, Kprobe, Kprobe]:
-    """CPU 0 calls probed code; CPU 1 sends it an NMI, whose handler is probed code of the guest's. Hits have all steps."""
+    """CPU 0 calls probed code; CPU 1 sends it an NMI, whose handler is probed code. Hits have all steps."""
     m = machine(mode, cpus=cpus, optimize=False)
     first = m.kprobe(CODE, pre_handler=lambda p, regs: None)
     m.memory.write(HANDLER, bytes.fromhex("42" + "cf"))  # inc edx; iret

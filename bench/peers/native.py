@@ -14,9 +14,9 @@ class CannotRun(Exception):
     """This host does not execute i386 programs."""
 
 
-def run(path: Path, work: str, rounds: int) -> tuple[int, float]:
-    """Result of the work and the seconds that it took, by the program's own clock."""
-    command = [str(path), str(rounds), str((WORKS + FLOAT_WORKS).index(work))]
+def run(path: Path, work: str, rounds: int, *emulator: str) -> tuple[int, float]:
+    """Result of the work and the seconds that it took, by the program's own clock; or an emulator's, of one process."""
+    command = [*emulator, str(path), str(rounds), str((WORKS + FLOAT_WORKS).index(work))]
     try:
         output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:

@@ -41,7 +41,9 @@ class UnicornGuest:
             high = max(s["p_vaddr"] + s["p_memsz"] for s in loads)
             self.uc.mem_map(low, (high - low + PAGE - 1) & -PAGE)
             code = [s for s in loads if s["p_flags"] & PF_X]
-            self.code = [(s["p_vaddr"] & -PAGE, s["p_vaddr"] + s["p_memsz"]) for s in code] + [(RETURN_TO, RETURN_TO + PAGE)]
+            self.code = [(s["p_vaddr"] & -PAGE, s["p_vaddr"] + s["p_memsz"]) for s in code] + [
+                (RETURN_TO, RETURN_TO + PAGE)
+            ]
             for segment in loads:
                 self.uc.mem_write(segment["p_vaddr"], segment.data())
             symbols = elf.get_section_by_name(".symtab").iter_symbols()
