@@ -89,7 +89,7 @@ def main() -> int:
         print("instruction counts: skipped, there is no valgrind")
         return 0
     here = conditions(valgrind)
-    stored = json.loads(STORED.read_text()) if STORED.exists() else {"conditions": here, "counts": {}}
+    stored = json.loads(STORED.read_text()) if STORED.exists() else {"conditions": "nothing", "counts": {}}
     if stored["conditions"] != here and not arguments.update:
         print(f"instruction counts: not compared, they were made with {stored['conditions']}, here is {here}")
         return 0
