@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "action.h"
+#include "execute.h"
 #include "kernel.h"
 #include "kprobe.h"
 #include "mmu.h"
@@ -351,6 +352,55 @@ static enum stop_reason handle(struct machine *m, const struct kretprobe_instanc
     return reason;
 }
 
+/* The newest call returns to its caller, and nothing but actions runs: STATUS_JUMP or STATUS_STOP, else STATUS_NEXT with
+ * nothing done. */
+static __attribute__((noinline)) int return_newest(struct machine *m)
+{
+    struct cpu *cpu = m->cpu;
+    struct kretprobes *rps = m->kretprobes;
+    struct kretprobe_instance *instance = rps->live;
+    struct live_frame *none = NULL;
+    enum stop_reason reason;
+
+    if (unlikely(!instance || instance->slot + 4 != cpu->gpr[ESP] || instance->rp->python || instance->rp->gone ||
+                 instance->ret_addr == trampoline(m)))
+        return STATUS_NEXT;
+    rps->live = instance->older;
+    reason = handle(m, instance, &none);
+    cpu->eip = instance->ret_addr;
+    recycle(rps, instance);
+    return unlikely(reason != STOP_NONE) ? cpu_stop(cpu, (int)reason) : STATUS_JUMP;
+}
+
+/* The trampoline as an op. What return_newest does not do is left to the run loop, which comes to kretprobe_return. */
+static void trampoline_hit(OP_PARAMS)
+{
+    const struct jump_entry *slot;
+    int status;
+
+    cpu->fl = (struct lazy_flags){res, a, kind};
+    cpu->eip = trampoline(cpu->machine);
+    status = return_newest(cpu->machine);
+    if (unlikely(status == STATUS_STOP)) {
+        leave(cpu, LEAVE_STOP, res, a, kind);
+        return;
+    }
+    slot = JUMP_SLOT(cpu, cpu->eip);
+    if (unlikely(status == STATUS_NEXT || slot->key != ((u64)cpu->mode << 32 | cpu->eip)))
+        return leave_indirect(OP_ARGS);
+    DISPATCH(slot->ops, res, a, kind);
+}
+
+/* RET finds the trampoline where it finds blocks. What makes the kernel side serve it is in the key, or empties the cache. */
+static void cache_trampoline(struct machine *m)
+{
+    static const struct op ops[] = {{.fn = trampoline_hit}};
+    struct cpu *cpu = m->cpu;
+
+    if (cpu->mode & MODE_FLAT_CS && cpu->mode & MODE_STACK32 && cpu->mode & MODE_FLAT)
+        *JUMP_SLOT(cpu, trampoline(m)) = (struct jump_entry){(u64)cpu->mode << 32 | trampoline(m), ops};
+}
+
 int kretprobe_return(struct machine *m)
 {
     struct cpu *cpu = m->cpu;
@@ -362,6 +412,7 @@ int kretprobe_return(struct machine *m)
 
     if (!instance)
         return STATUS_NEXT;
+    cache_trampoline(m);
     do {
         u32 slot = instance->slot;
         ret_addr = instance->ret_addr;
