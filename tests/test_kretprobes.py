@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+import numpy
 import pytest
 
 from pykprobes import (
@@ -362,6 +363,84 @@ def test_the_table() -> None:
     for _ in range(30):
         m.kprobe(CODE, action=Count())
     assert repr(m.probes).endswith("... and 13 more")
+
+
+# Many calls: the trampoline is a part of decoded code from the second return on
+
+# mov ecx,100; again: push ecx; call f; pop ecx; dec ecx; jnz again; hlt.   f: inc eax; ret
+LOOP = "b9 64 00 00 00 51 e8 05 00 00 00 59 49 75 f6 f4 40 c3"
+F = CODE + 16
+
+
+def looped(*actions: Any, **options: Any) -> tuple[Machine, Kretprobe]:
+    m = loaded(LOOP)
+    m.regs.eip = CODE
+    return m, m.kretprobe(F, action=list(actions), **options)
+
+
+def test_a_loop_of_calls() -> None:
+    rec = Record("eax=$retval", "dt=$latency", "sp=%sp", "ip=%ip", "flags=%flags")
+    m, rp = looped(rec)
+    plain = loaded(LOOP)
+    plain.regs.eip = CODE
+    assert m.run().reason is plain.run().reason is StopReason.HALT
+    assert (m.icount, list(m.regs)) == (plain.icount, list(plain.regs))
+    rows = rec.drain()
+    assert rows["eax"].tolist() == list(range(1, 101))
+    for name, value in (("dt", 2), ("ip", m._core.layout.trampoline), ("sp", rows["sp"][0])):
+        assert set(rows[name].tolist()) == {value}
+    assert set(numpy.diff(rows["icount"].astype(int)).tolist()) == {7}
+    assert (rp.hits, rp.nmissed, rp.active, rp.abandoned) == (100, 0, 0, 0)
+    stepped, again = looped(one := Record("eax=$retval", "dt=$latency", "sp=%sp", "ip=%ip", "flags=%flags"))
+    while stepped.step().reason is StopReason.LIMIT:
+        pass
+    assert again.hits == 100
+    assert (one.drain() == rows).all()
+
+
+@pytest.mark.parametrize("limit", [*range(640, 660), 300])
+def test_limits_are_exact(limit: int) -> None:
+    m, rp = looped(Count())
+    stop = m.run(max_instructions=limit)
+    assert (stop.reason, stop.icount) == (StopReason.LIMIT, limit)
+    plain = loaded(LOOP)
+    plain.regs.eip = CODE
+    plain.run(max_instructions=limit)
+    # Right behind the RET the guest is still at the trampoline, with the hit to come.
+    at_trampoline = m.regs.eip == m._core.layout.trampoline
+    assert m.regs.eip == plain.regs.eip or (at_trampoline and plain.regs.eip == CODE + 11)
+    m.run()
+    assert (rp.hits, m.regs.eax) == (100, 100)
+
+
+def test_an_action_stops_some_return() -> None:
+    m, rp = looped(When("$retval == 50"), StopRun())
+    stop = m.run()
+    assert (stop.reason, stop.eip, m.regs.eax, rp.hits, rp.active) == (StopReason.STOPPED, CODE + 11, 50, 50, 0)
+    assert m.run().reason is StopReason.HALT
+    assert rp.hits == 100
+
+
+def test_until_the_place_where_functions_return_to() -> None:
+    m, rp = looped(Count())
+    for calls in range(1, 101):
+        assert m.run(until=CODE + 11).reason is StopReason.UNTIL
+        assert (rp.hits, m.regs.eax) == (calls, calls)
+
+
+def test_unregistered_in_the_middle_of_a_loop() -> None:
+    m, rp = looped(Count())
+    m.kprobe(F, pre_handler=lambda p, regs: m.unregister_kretprobe(rp) if p.hits == 50 else None)
+    assert m.run().reason is StopReason.HALT
+    assert (rp.hits, rp.action[0].count, m.regs.eax) == (49, 49, 100)
+
+
+def test_another_probe_of_the_loop_has_a_handler() -> None:
+    m, rp = looped(Count())
+    seen: list[int] = []
+    other = m.kretprobe(F, lambda ri, regs: seen.append(ri.retval))
+    m.run()
+    assert (rp.hits, other.hits, seen) == (100, 100, list(range(1, 101)))
 
 
 # Bad input
