@@ -358,3 +358,25 @@ def test_bad_settings() -> None:
     for value in ("fast", None, 3, 0.5):
         with pytest.raises(ValueError, match="optimize="):
             Machine(memory=1 << 20, optimize=value)  # type: ignore[arg-type]
+
+
+def test_a_hundred_thousand_probes() -> None:
+    """All are hit once, the patch's table holds them all, and taking them out leaves the code as it was."""
+    n = 100_000
+    m = Machine()
+    program = b"\x40" * n + b"\xf4"
+    m.load(program, at=0x100000)
+    count = Count()
+    probes = [Kprobe(0x100000 + i, action=count) for i in range(n)]
+    m.register_kprobes(probes)
+    assert sum(m.occupancy()) == n
+    for _ in range(2):
+        m.regs.eip, m.regs.eax = 0x100000, 0
+        assert m.run().reason is StopReason.HALT
+        assert m.regs.eax == n
+    assert count.count == 2 * n and {p.hits for p in probes} == {2} and {p.path for p in probes} == {"optimized"}
+    m.unregister_kprobes(probes)
+    assert bytes(m.memory.read(0x100000, n + 1)) == program
+    m.regs.eip = 0x100000
+    m.run()
+    assert count.count == 2 * n
