@@ -1,4 +1,4 @@
-/* api.h: cdef.h and cdef_actions.h for C. */
+/* api.h: cdef.h, cdef_actions.h and cdef_inject.h for C. */
 #ifndef PYK_API_H
 #define PYK_API_H
 
@@ -6,5 +6,6 @@
 
 #include "cdef.h"
 #include "cdef_actions.h"
+#include "cdef_inject.h"
 
 #endif

@@ -340,6 +340,7 @@ static struct block *block_build(struct cpu *cpu, const struct translation *t, c
         .phys_end = w->phys_end,
         .bytes = (u16)bytes,
         .first = *w->host,
+        .count = (u8)t->count,
         .cpu = cpu,
     };
     memcpy(b->ops, t->ops, t->n * sizeof(struct op));
@@ -350,7 +351,7 @@ static struct block *block_build(struct cpu *cpu, const struct translation *t, c
 static bool block_boundary(const struct cpu *cpu, u32 eip)
 {
     const struct machine *m = cpu->machine;
-    return (m->until_set && m->until == eip) || (cpu->code_breaks && (debug_code(cpu, cpu->seg[CS].base + eip) || watch_code(m, cpu->seg[CS].base + eip)));
+    return (m->until_set && m->until == eip) || machine_marked(m, eip) || (cpu->code_breaks && (debug_code(cpu, cpu->seg[CS].base + eip) || watch_code(m, cpu->seg[CS].base + eip)));
 }
 
 static bool probe_here(const struct machine *m, const struct page *page, u32 offset, u32 lin)

@@ -1,4 +1,4 @@
-"""The cffi recipe of pykprobes._core: all of csrc/*.c behind the declarations of cdef.h and cdef_actions.h.
+"""The cffi recipe of pykprobes._core: all of csrc/*.c behind the declarations of cdef*.h.
 
 setuptools executes this file from the project's root, hence the relative paths.
 """
@@ -40,6 +40,7 @@ optimisation = mode_flags()
 ffi = FFI()
 ffi.cdef((SOURCE / "cdef.h").read_text())
 ffi.cdef((SOURCE / "cdef_actions.h").read_text())
+ffi.cdef((SOURCE / "cdef_inject.h").read_text())
 ffi.cdef('extern "Python" void pykprobes_pre(uint32_t tag, int index);')
 ffi.cdef('extern "Python" int pykprobes_callback(uint32_t tag, int kind, int index, uint32_t arg);')
 ffi.set_source(

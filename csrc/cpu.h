@@ -197,6 +197,7 @@ struct cpu {
     bool nmi;                   /* an NMI is pending */
     struct irq_queue irqs;
     u64 spins;                  /* turns in which it waited for kprobe_lock */
+    bool clock_read;            /* the guest has looked at the time-stamp counter */
     struct moment watch_passed; /* this execution has been told to those who watch it */
     struct moment probe_resume; /* a run stopped at this hit's probe point: going on there is the same hit */
     struct moment probe_missed; /* counted already */

@@ -10,6 +10,7 @@
 #include "kprobe.h"
 #include "kretprobe.h"
 #include "pc.h"
+#include "spy.h"
 #include "trap.h"
 
 /* The CPU state that a run inside a handler must give back. */
@@ -121,6 +122,8 @@ static int deliver_fault(struct machine *m)
 {
     m->schedule.steps++;
     forget_exit(m->cpu);
+    if (unlikely(m->spy))
+        spy_exception(m, m->cpu->fault.vector);
     if (unlikely(m->cpu->fault.stop))
         return trap_deliver(m->cpu);    /* no exception that anybody could claim */
     int status = m->kernel ? kernel_trap(m) : STATUS_FAULT;
@@ -211,6 +214,8 @@ ALWAYS_INLINE int run_one(struct machine *m)
     }
     if (m->kprobes)
         kprobe_passing(m);
+    if (unlikely(m->spy))
+        spy_execute(m, b);
     cpu->shadow = 0;
     cpu->db_pending = 0;
     cpu->eflags &= ~EFLAGS_RF;
@@ -230,13 +235,16 @@ ALWAYS_INLINE int run_one(struct machine *m)
     return status;
 }
 
-/* Run blocks until something needs attention or at most `most` instructions are done. */
+/* Run blocks until something needs attention or at most `most` instructions are done: with a small budget one block, if
+ * it fits, else one instruction. */
 ALWAYS_INLINE int run_blocks(struct machine *m, u64 most)
 {
     struct cpu *cpu = m->cpu;
     struct block *b = block_find(cpu);
     if (!b)
         return cpu->leave == LEAVE_FAULT ? deliver_fault(m) : STATUS_STOP;
+    if (unlikely(b->count > most))
+        return run_one(m);
     code_link(cpu, b);
     cpu->eflags &= ~EFLAGS_RF;
     cpu->plain_hits = false;
@@ -268,7 +276,7 @@ ALWAYS_INLINE int turn(struct machine *m, u64 end)
         if (status == STATUS_FAULT)
             status = deliver_fault(m);
     } else {
-        bool at_until = m->until_set && cpu->eip == m->until;
+        bool at_until = (m->until_set && cpu->eip == m->until) || machine_marked(m, cpu->eip);
         if (unlikely(m->mem.exhausted))
             return STOP_MEMORY;
         if (unlikely(m->stop_soon)) {
@@ -294,9 +302,9 @@ ALWAYS_INLINE int turn(struct machine *m, u64 end)
             bool watched = cpu->code_breaks && watch_code(m, lin), told = cpu->eflags & EFLAGS_RF;
             if (unlikely(watched) && !told && watch_execution(m, lin))
                 return GO_ON;
-            u64 left = instructions_left(m, end);
+            u64 left = instructions_left(m, end) + m->slack;
             bool one = (cpu->eflags & EFLAGS_TF) || cpu->step_over || cpu->boosted || cpu->shadow || at_until || breaks ||
-                       watched || left <= BLOCK_MAX_INSNS;
+                       watched || m->spy;
             if (breaks && !(cpu->eflags & EFLAGS_RF) && cpu->shadow != 2)
                 status = debug_trap(m, breaks);
             else

@@ -15,6 +15,7 @@
 #include "watch.h"
 
 struct kprobes;
+struct spy;
 struct kretprobes;
 struct kernel;
 struct pc;
@@ -46,6 +47,9 @@ struct machine {
     u8 timer_vector;            /* of CPU 0 */
     u64 timer_period;           /* instructions; 0: off */
     u64 timer_next;             /* time of the next tick */
+    u32 marks[MARKS_MAX], mark_count;   /* stop before executing at these, too */
+    u32 slack;                  /* instructions by which a run may go beyond its end, to the end of a block */
+    struct spy *spy;            /* sees all accesses and instructions, NULL: nobody does */
     struct stop_info stop;      /* why the last run ended */
     struct device_space space[DEVICE_KINDS];
     struct watches watches;
@@ -59,6 +63,14 @@ machine *machine_create_from(const struct machine_config *config, struct page_no
 ALWAYS_INLINE u64 machine_now(const struct machine *m)
 {
     return m->others + cpu_icount(m->cpu);
+}
+/* Is there a mark at eip? Code decoded before the mark came must be dropped there. */
+ALWAYS_INLINE bool machine_marked(const struct machine *m, u32 eip)
+{
+    for (u32 i = 0; i < m->mark_count; i++)
+        if (m->marks[i] == eip)
+            return true;
+    return false;
 }
 /* Make another CPU the one that m->cpu is. */
 void machine_select(struct machine *m, struct cpu *cpu);

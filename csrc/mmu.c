@@ -7,6 +7,7 @@
 #include "debug.h"
 #include "machine.h"
 #include "paging.h"
+#include "spy.h"
 
 /* The TLB. */
 
@@ -154,6 +155,8 @@ static bool locate(struct cpu *cpu, u32 lin, unsigned access, u32 *ret)
     if (!page || (access & ACCESS_WRITE && !memory_own(cpu->machine, page)))
         return true;
     u32 watched = watch_page(cpu->machine, lin);
+    if (unlikely(cpu->machine->spy))
+        return true;
     if (mmu_aligns(cpu) && !(access & ACCESS_SYSTEM))
         return true;
     if (!debug_page(cpu, lin) && !(watched & WATCH_READ))
@@ -195,9 +198,13 @@ static bool part_write(struct cpu *cpu, u32 phys, u32 size, u8 *buf)
 
 static COLD bool read_slow(struct cpu *cpu, u32 lin, unsigned size, unsigned access, u32 *ret)
 {
+    struct machine *m = cpu->machine;
     u8 buf[4] = {0xFF, 0xFF, 0xFF, 0xFF};
-    u32 phys[2], first = first_part(lin, size);
+    u32 phys[2], first;
 
+    if (unlikely(m->spy))
+        lin = spy_address(m, lin, false, access);
+    first = first_part(lin, size);
     if (!locate_both(cpu, lin, size, access, phys))
         return false;
     if (!(access & ACCESS_SYSTEM))
@@ -206,15 +213,23 @@ static COLD bool read_slow(struct cpu *cpu, u32 lin, unsigned size, unsigned acc
         return false;
     *ret = 0;
     memcpy(ret, buf, size);
+    if (unlikely(m->spy))
+        *ret = spy_read(m, lin, phys[0], size, access, *ret);
     watch_access(cpu, WATCH_READ, lin, size, *ret);
     return true;
 }
 
 static COLD bool write_slow(struct cpu *cpu, u32 lin, u32 value, unsigned size, unsigned access)
 {
+    struct machine *m = cpu->machine;
     u8 *bytes = (u8 *)&value;
-    u32 phys[2], first = first_part(lin, size);
+    u32 phys[2], first;
 
+    if (unlikely(m->spy)) {
+        lin = spy_address(m, lin, true, access);
+        value = spy_write(m, lin, size, access, value);
+    }
+    first = first_part(lin, size);
     if (!locate_both(cpu, lin, size, access, phys))
         return false;
     if (!(access & ACCESS_SYSTEM) || access & ACCESS_DATA)
@@ -222,6 +237,8 @@ static COLD bool write_slow(struct cpu *cpu, u32 lin, u32 value, unsigned size, 
     if (!part_write(cpu, phys[0], first, bytes) ||
         (first < size && !part_write(cpu, phys[1], size - first, bytes + first)))
         return false;
+    if (unlikely(m->spy))
+        spy_wrote(m, lin, phys[0], size, access);
     watch_access(cpu, WATCH_WRITE, lin, size, value);
     return true;
 }

@@ -91,6 +91,7 @@ struct block {
     u16 bytes;                  /* length of the code in bytes */
     u8 first;                   /* its first byte */
     bool stale;                 /* its bytes changed; ops[0] forwards or leaves */
+    u8 count;                   /* instructions that it retires at most, repetitions aside */
     struct block *forward;      /* stale: the block decoded since at the same place, or NULL */
     struct cpu *cpu;            /* whose block it is */
     struct block *hash_next;    /* in cpu->blocks */

@@ -255,6 +255,7 @@ int insn_rdtsc(struct cpu *cpu, const struct op *op)
     (void)op;
     if ((cpu->cr4 & CR4_TSD) && !privileged(cpu))
         return STATUS_FAULT;
+    cpu->clock_read = true;
     u64 tsc = machine_now(cpu->machine) + cpu->tsc_offset;
     cpu->gpr[EAX] = (u32)tsc;
     cpu->gpr[EDX] = (u32)(tsc >> 32);

@@ -22,6 +22,7 @@
 
 #define RUN_TURNS 20000                    /* turns of the run loop (blocks, traps) between two looks at Ctrl-C */
 #define SCHEDULE_STEPS 1000                /* of a CPU's turn, unless a schedule says otherwise */
+#define MARKS_MAX 16                       /* addresses at which runs of fault injection end */
 #define CALL_DEPTH_MAX 32                  /* runs inside handlers inside runs ... */
 
 #define KPROBE_HASH_BITS 6                 /* the patch's table: 64 list heads */

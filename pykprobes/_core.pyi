@@ -14,6 +14,9 @@ class Machine:
 class Snapshot:
     """Opaque: struct snapshot."""
 
+class Golden:
+    """Opaque: struct golden."""
+
 class MachineConfig:
     """struct machine_config."""
 
@@ -211,6 +214,18 @@ class _Lib:
     STOP_PYTHON: int
     STOP_MEMORY: int
     CPUS_MAX: int
+    REG_COUNT: int
+    TARGET_ST: int
+    TARGET_END: int
+    TRACE_READ: int
+    TRACE_WRITE: int
+    TRACE_EXECUTE: int
+    TRACE_EXCEPTION: int
+    EARLY_OVERWRITTEN: int
+    EARLY_GOLDEN: int
+    EARLY_LOOP: int
+    EARLY_AUDITED: int
+    EARLY_WRONG: int
     SNAPSHOT_ROM: int
     SNAPSHOT_NONZERO: int
     CALLBACK_PRE: int
@@ -282,6 +297,16 @@ class _Lib:
     def snapshot_board(self, s: Snapshot, ret: Any, pool: Any, room: int) -> None: ...
     def snapshot_pc(self, s: Snapshot, ret: Any, typed: Any, room: int) -> None: ...
     def pc_state_valid(self, state: Any) -> int: ...
+    def golden_create(self, s: Snapshot, setup: Any, limit: int, error: Any, stop: Any) -> Golden: ...
+    def golden_destroy(self, g: Golden) -> None: ...
+    def golden_length(self, g: Golden) -> int: ...
+    def golden_checkpoints(self, g: Golden) -> int: ...
+    def golden_output(self, g: Golden, ret: Any, room: int) -> int: ...
+    def golden_trace(self, g: Golden, events: Any, room: int) -> int: ...
+    def injector_create(self, g: Golden) -> Any: ...
+    def injector_destroy(self, injector: Any) -> None: ...
+    def injector_run(self, injector: Any, limits: Any, faults: Any, starts: Any, count: int, results: Any) -> int: ...
+    def injector_replay(self, injector: Any, limits: Any, faults: Any, count: int, result: Any) -> Snapshot: ...
     def snapshot_load(
         self,
         config: MachineConfig,
