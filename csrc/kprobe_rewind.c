@@ -37,7 +37,7 @@ bool kprobes_capture(const struct machine *m, struct kprobe_capture *ret)
     ret->lock = kp->lock;
     ret->count = 0;
     for (u32 k = 0; k < contexts(m); k++) {
-        struct kprobe_context *c = &kp->context[k];
+        struct kprobe_context *c = &kp->contexts[k];
         ret->cpu[k] = c->cpu;
         if (!room_for(ret, ret->count + hits(c)))
             return false;
@@ -61,7 +61,7 @@ void kprobes_release(struct machine *m)
     struct kprobes *kp = m->kprobes;
 
     for (u32 k = 0; k < contexts(m); k++) {
-        struct kprobe_context *c = &kp->context[k];
+        struct kprobe_context *c = &kp->contexts[k];
         for (u32 i = 0; i < hits(c); i++)
             if (hit_of(c, i)->running->pins)
                 kprobe_unpin(kp, hit_of(c, i)->running);
@@ -80,9 +80,9 @@ bool kprobes_rewind(struct machine *m, const struct kprobe_capture *c)
             return false;
     kp->lock = c->lock;
     for (u32 k = 0; k < contexts(m); k++)
-        kp->context[k].cpu = c->cpu[k];
+        kp->contexts[k].cpu = c->cpu[k];
     for (u32 i = 0; i < c->count; i++) {
-        struct kprobe_context *context = &kp->context[c->hits[i].context];
+        struct kprobe_context *context = &kp->contexts[c->hits[i].context];
         bool innermost = i + 1 == c->count || c->hits[i + 1].context != c->hits[i].context;
         struct kprobe_hit *hit = innermost ? &context->now : &context->outer[context->nested++];
         *hit = c->hits[i].hit;

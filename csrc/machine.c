@@ -79,6 +79,7 @@ machine *machine_create_from(const struct machine_config *config, struct page_no
         machine_destroy(m);
         return NULL;
     }
+    m->schedule.cpu = m->cpu_count - 1;     /* CPU 0 is the first */
     return m;
 }
 

@@ -15,6 +15,25 @@ void schedule_deinit(struct schedule *s)
     free(s->list);
 }
 
+bool schedule_copy(struct schedule *to, const struct schedule *from)
+{
+    if (from->count) {
+        struct schedule_turn *list = realloc(to->list, from->count * sizeof(*list));
+        if (!list)
+            return false;
+        memcpy(list, from->list, from->count * sizeof(*list));
+        to->list = list;
+    }
+    to->kind = from->kind;
+    to->value = from->value;
+    to->count = from->count;
+    to->at = from->at;
+    to->cpu = from->cpu;
+    to->left = from->left;
+    to->fresh = from->fresh;
+    return true;
+}
+
 bool schedule_runnable(const struct cpu *cpu)
 {
     if (cpu->parked)

@@ -29,6 +29,8 @@ struct schedule {
 };
 
 void schedule_deinit(struct schedule *s);
+/* The same schedule at the same place of it; to->list is memory of its own. False: out of host memory, nothing changed. */
+bool schedule_copy(struct schedule *to, const struct schedule *from);
 /* Make m->cpu the CPU that is to execute. STOP_NONE, or why none can. */
 enum stop_reason schedule_next(struct machine *m);
 /* How many steps it may make at once. They are noted if somebody wants to know, and accounted for. */

@@ -16,6 +16,7 @@ static void cpu_capture(const struct cpu *cpu, struct cpu_capture *ret)
     ret->icount = cpu_icount(cpu);
     ret->nmi = cpu->nmi;
     ret->irqs = cpu->irqs;
+    ret->spins = cpu->spins;
     ret->watch_passed = cpu->watch_passed;
     ret->probe_resume = cpu->probe_resume;
     ret->probe_missed = cpu->probe_missed;
@@ -42,6 +43,7 @@ static void cpu_rewind(struct cpu *cpu, const struct cpu_capture *c)
     cpu->icount = c->icount;
     cpu->nmi = c->nmi;
     cpu->irqs = c->irqs;
+    cpu->spins = c->spins;
     cpu->watch_passed = c->watch_passed;
     cpu->probe_resume = c->probe_resume;
     cpu->probe_missed = c->probe_missed;
@@ -69,14 +71,13 @@ static bool board_capture(const struct machine *m, struct board_capture *b)
     b->timer_next = m->timer_next;
     b->top = m->mem.top;
     b->a20_mask = m->a20_mask;
-    return !m->pc || pc_capture(m, &b->pc);
+    return schedule_copy(&b->schedule, &m->schedule) && (!m->pc || pc_capture(m, &b->pc));
 }
 
 static void board_rewind(struct machine *m, const struct board_capture *b)
 {
     m->cpu = m->cpus[b->current];
     kprobe_select(m);
-    m->schedule.left = m->schedule.at = 0;      /* a schedule begins anew */
     m->others = b->others;
     m->intr = b->intr;
     m->timer_vector = b->timer_vector;
@@ -152,7 +153,7 @@ bool machine_capture(struct machine *m, struct snapshot *s)
 
 int machine_rewind(struct machine *m, const struct snapshot *s, bool hits)
 {
-    if (m->kernel && !kernel_copy(m->kernel, &s->kernel))
+    if (!schedule_copy(&m->schedule, &s->board.schedule) || (m->kernel && !kernel_copy(m->kernel, &s->kernel)))
         return -2;
     for (u32 i = 0; i < m->cpu_count; i++)
         cpu_rewind(m->cpus[i], &s->cpus[i]);
@@ -168,6 +169,7 @@ void snapshot_deinit(struct snapshot *s)
     tree_drop(s->root);
     kprobe_capture_deinit(&s->hits);
     pc_capture_deinit(&s->board.pc);
+    schedule_deinit(&s->board.schedule);
     free(s->kernel.pool);
     free(s->probes);
     free(s->cpus);

@@ -22,12 +22,14 @@ struct cpu_capture {
     u64 icount;
     bool nmi;
     struct irq_queue irqs;
+    u64 spins;
     struct moment watch_passed, probe_resume, probe_missed;
 };
 
 struct board_capture {          /* what struct machine has besides CPUs and memory */
     u32 current;                /* index of the CPU that executes next */
     u64 others;
+    struct schedule schedule;   /* list is the snapshot's own; nothing is traced */
     bool intr;
     u8 timer_vector;
     u64 timer_period, timer_next;

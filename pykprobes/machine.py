@@ -99,7 +99,6 @@ class Machine(Probing, PcBoard, Rewindable):
         self._console = Console(self) if self.pc else None
         self._trap_handlers: dict[int, Callable[[Machine, PtRegs], Any]] = {}
         self.cpus = Cpus(self, setup.cpus)
-        set_schedule(self._core, QUANTUM_STEPS, setup.cpus)
         self.regs = Registers(self._core)
         self.fpu = Fpu(self._core)
         self.sse = Sse(self._core, setup.cpu)
@@ -231,8 +230,8 @@ class Machine(Probing, PcBoard, Rewindable):
     ) -> Stop:
         """Run from eip until something ends it. ``progress(icount)`` is called every few milliseconds.
 
-        An exception of a handler comes out of here, with a note saying which handler it was; the machine stays
-        usable. So does KeyboardInterrupt.
+        A ``schedule`` is for this run and those that follow. An exception of a handler comes out of here, with a note
+        saying which handler it was; the machine stays usable. So does KeyboardInterrupt.
         """
         self._outside("run")
         limit = calls.instructions(max_instructions)
