@@ -68,9 +68,10 @@ class Snapshot:
     """The state of a machine between two instructions: `Machine.snapshot` takes it, `Machine.restore` goes back to it.
 
     It holds memory, the CPUs, their schedule and whose turn it is, the kernel side, pending interrupts and the timer,
-    and which probes, watches and devices there were. A file has no schedule: `save` leaves it to the next run. It has no TLB contents: taking one flushes the TLBs. Counters and histograms are observations, and stay
-    as they are when a machine goes back. A snapshot never changes and does not need its machine: after that is closed,
-    and in other threads, machines of the same setup can be put into it or made from it.
+    and which probes, watches and devices there were. It has no TLB contents: taking one flushes the TLBs. Counters and
+    histograms are observations, and stay as they are when a machine goes back. A file has no schedule: `save` leaves it
+    to the next run. A snapshot never changes and does not need its machine: after that is closed, and in other threads,
+    machines of the same setup can be put into it or made from it.
     """
 
     def __init__(self, world: World | None = None, core: CoreSnapshot | None = None, origin: object = None) -> None:
