@@ -8,6 +8,8 @@
 #ifndef PYK_ACTION_H
 #define PYK_ACTION_H
 
+#include <string.h>
+
 #include "cpu.h"
 #include "machine.h"
 #include "mmu.h"
@@ -69,7 +71,9 @@ ALWAYS_INLINE bool field_value(struct machine *m, const struct field_op *op, con
         if (op->code == FIELD_STACK && op->arg == 4) {
             const u8 *host = tlb_host(m->cpu, hit_sp(m, f) + op->imm, 4, ACCESS_SYSTEM);
             if (likely(host)) {
-                *ret = *(const u32 *)host;
+                u32 word;
+                memcpy(&word, host, sizeof word);
+                *ret = word;
                 return true;
             }
         }
