@@ -184,6 +184,8 @@ static bool fetch_translate(struct cpu *cpu, u32 lin, struct fetch_entry *ret)
             return false;
         }
         *e = (struct fetch_entry){tag, phys & ~PAGE_MASK, memory_page(&cpu->machine->mem, phys >> PAGE_SHIFT)};
+        if (cpu->machine->kprobes && kprobes_hidden(cpu->machine->kprobes) && e->page)
+            kprobe_page_fetched(cpu->machine, lin);
     }
     *ret = *e;
     return true;
@@ -197,6 +199,12 @@ static struct page *probe_page(struct machine *m, u32 lin, u32 *ret_phys)
         return e->page;
     }
     return mmu_probe(m->cpu, lin, ret_phys) ? memory_page(&m->mem, *ret_phys >> PAGE_SHIFT) : NULL;
+}
+
+bool code_is_mapped(struct machine *m, u32 lin)
+{
+    u32 phys;
+    return probe_page(m, lin, &phys);
 }
 
 u8 code_read_probe(struct machine *m, u32 lin)
@@ -325,6 +333,14 @@ static bool block_enter(struct cpu *cpu, struct block *b)
     return true;
 }
 
+/* What execution meets at a place: the byte, or HIDDEN_BREAKPOINT. */
+ALWAYS_INLINE u16 first_byte(const struct machine *m, const struct page *page, u32 phys, u32 lin)
+{
+    u8 byte = page->data[phys & PAGE_MASK];
+    bool hidden = unlikely(page->probed) && kprobes_hidden(m->kprobes) && kprobe_in_place(m, lin, byte);
+    return hidden ? HIDDEN_BREAKPOINT : byte;
+}
+
 static struct block *block_build(struct cpu *cpu, const struct translation *t, const struct fetch_window *w, u32 bytes)
 {
     size_t size = sizeof(struct block) + t->n * sizeof(struct op);
@@ -339,8 +355,9 @@ static struct block *block_build(struct cpu *cpu, const struct translation *t, c
         .phys = w->phys,
         .phys_end = w->phys_end,
         .bytes = (u16)bytes,
-        .first = *w->host,
         .count = (u8)t->count,
+        .first = w->page && w->host != w->copy ? first_byte(cpu->machine, w->page, w->phys, cpu->seg[CS].base + cpu->eip)
+                                               : *w->host,
         .cpu = cpu,
     };
     memcpy(b->ops, t->ops, t->n * sizeof(struct op));
@@ -413,7 +430,7 @@ static struct block *block_decode(struct cpu *cpu, u32 mode, const struct fetch_
             at += in.len;
             continue;
         }
-        if (probed && (!(mode & MODE_ONE) || w.host[at] == BREAKPOINT)) {
+        if (probed && (!(mode & MODE_ONE) || kprobe_in_place(m, lin + at, w.host[at]))) {
             translate_probe(&t);
             at++;
             break;
@@ -461,7 +478,7 @@ ALWAYS_INLINE bool block_matches(struct cpu *cpu, const struct block *b, const s
         b->cs_limit != cpu->seg[CS].limit)
         return false;
     /* A probed instruction is decoded alone twice: with its breakpoint and without. */
-    if ((mode & MODE_ONE) && at->page && (copy ? *copy : at->page->data[phys & PAGE_MASK]) != b->first)
+    if ((mode & MODE_ONE) && at->page && (copy ? *copy : first_byte(cpu->machine, at->page, phys, lin)) != b->first)
         return false;
     if (!block_crosses(b))
         return true;

@@ -35,6 +35,7 @@ void code_drop_frames(struct machine *m, u32 first, u32 last);
 /* Write a probe's breakpoint or its saved byte. Blocks in which the probe is bound stay valid: their probe op
  * looks at the byte. False: the address is not mapped. */
 bool code_write_probe(struct machine *m, u32 lin, u8 byte);
+bool code_is_mapped(struct machine *m, u32 lin);
 /* The byte at a probe's address; 0 if it is no longer mapped. */
 u8 code_read_probe(struct machine *m, u32 lin);
 /* A probe comes or goes at lin: mark or unmark the byte and drop the blocks over it. False: not mapped or no memory. */

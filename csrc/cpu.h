@@ -116,6 +116,7 @@ struct fault {
     bool software;              /* int n, int3, into: gate DPL is checked, eip already behind it */
     u8 length;                  /* bytes that eip is behind int n, int3, into or int1: if delivery faults, it goes back */
     bool retired;               /* and that instruction is in the count: if delivery faults, it is taken out */
+    bool probe;                 /* #BP of a probe's breakpoint, not of an INT 3 in the code */
     u8 stop;                    /* no exception: enum stop_reason with which the run ends before the instruction */
     u32 error_code;
     u32 address;                /* linear address for #PF: becomes CR2 at delivery */

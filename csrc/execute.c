@@ -204,7 +204,7 @@ void raise_ud(OP_PARAMS)
 
 static void leave_breakpoint(struct cpu *cpu, const struct op *op, u32 res, u32 a, u32 kind)
 {
-    cpu->fault = (struct fault){.vector = T_BRKPT, .software = true, .length = 1};
+    cpu->fault = (struct fault){.vector = T_BRKPT, .software = true, .length = 1, .probe = true};
     cpu->eip = op->eip + 1;
     leave(cpu, LEAVE_FAULT, res, a, kind);
 }
@@ -215,7 +215,8 @@ void probe_point(OP_PARAMS)
 {
     (void)tlb;
     cpu->budget -= op->done;
-    if (code_read_probe(cpu->machine, cpu->seg[CS].base + op->eip) == BREAKPOINT) {
+    u32 lin = cpu->seg[CS].base + op->eip;
+    if (kprobe_in_place(cpu->machine, lin, code_read_probe(cpu->machine, lin))) {
         leave_breakpoint(cpu, op, res, a, kind);
     } else {
         cpu->eip = op->eip;

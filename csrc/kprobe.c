@@ -118,6 +118,8 @@ static COLD int call_each_post(struct machine *m, struct kprobe *p, struct frame
 
 static void begin_hit(struct machine *m, struct kprobe *p, u32 status, u32 eflags)
 {
+    if (kprobes_hidden(m->kprobes))
+        kprobe_look_again(m, p);
     kprobe_context(m)->now = (struct kprobe_hit){
         .running = p, .end = m->kprobes->numbers, .shared = p->next_here, .status = status,
         .old_eflags = eflags & STEP_FLAGS, .saved_eflags = eflags & STEP_FLAGS, .task = m->cpu->seg[TR],
@@ -299,7 +301,7 @@ bool kprobe_copy(const struct cpu *cpu, u32 lin, u8 *ret)
 static void disarm(struct machine *m, const struct kprobe *p, struct frame *f, u32 eip)
 {
     if (!m->kprobes->copies)
-        kprobe_write(m, p->addr, p->opcode);
+        kprobe_put(m, p, false);
     f->regs.eip = eip;
 }
 
@@ -440,7 +442,7 @@ static void rearm(struct machine *m, const struct kprobe *p, struct frame *f)
 {
     f->regs.eflags &= ~EFLAGS_TF;
     if (!m->kprobes->copies && (still_armed(m) || !m->kprobes->mends->validate))
-        kprobe_write(m, p->addr, BREAKPOINT_INSTRUCTION);
+        kprobe_put(m, p, true);
 }
 
 /* The instruction switched tasks: the step's flags went into the old task's TSS (SDM vol. 3, figures 7-2 and 7-10), and
@@ -627,7 +629,7 @@ void kprobe_passing(struct machine *m)
     if (m->cpu->boosted && m->cpu->boosted_at == lin)
         return;
     p = kprobe_armed_at(m, lin);
-    if (p && code_read_probe(m, lin) != BREAKPOINT_INSTRUCTION && !is_now(m, p, &m->cpu->probe_missed))
+    if (p && !kprobe_in_place(m, lin, code_read_probe(m, lin)) && !is_now(m, p, &m->cpu->probe_missed))
         count_misses(m, p, MISS_DISARMED);
 }
 

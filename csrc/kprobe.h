@@ -32,6 +32,7 @@ struct kprobe_semantics {
     bool fix_image;             /* 18: the flags that INT n or a task switch at the probe stores are those before it */
     bool share_address;         /* several probes at one address */
     bool lock_irqsave;          /* register and unregister keep IF, and work from handlers */
+    bool hide;                  /* on a PC's board breakpoints are no bytes of memory */
 };
 /* By enum kprobes_mode; NULL when off. */
 const struct kprobe_semantics *kprobe_semantics(int mode);
@@ -55,6 +56,7 @@ struct kprobe {
     bool armed;                 /* the first one's: the breakpoint is in place, but for hits that run */
     bool present;               /* the first one's: the breakpoint is in memory, as far as the probes know */
     u64 *counter;               /* of the one action, which only counts; else NULL */
+    s32 page_next;              /* the first one's, hidden: id of the next one with this hash of its page, or -1 */
     struct kprobe_stats stats;
 };
 
@@ -76,6 +78,7 @@ struct kprobe_hit {             /* the patch's globals of one hit */
     u32 dr6;                    /* BS of a step that the hit came between: its trap is delivered, but not served */
     struct segment task;        /* TR when the hit began */
 };
+#define KPROBE_PAGES 1024u
 #define KPROBE_NESTING (CALL_DEPTH_MAX + 2)
 #define KPROBE_NO_CPU (-1)      /* NR_CPUS of the patch; a lock that is free */
 
@@ -94,6 +97,7 @@ struct kprobes {
     bool copies;                /* fixed on several CPUs: they step a copy of the instruction */
     s32 lock;                   /* kprobe_lock: the CPU that holds it, else KPROBE_NO_CPU */
     u32 on_entry;               /* probes on the trap entry itself */
+    s32 *pages;                 /* hidden: KPROBE_PAGES first ids by hash of the page; NULL when breakpoints are bytes */
 
     struct kprobe **by_id;      /* stable while registered; kept for reuse */
     u32 ids, id_space;
@@ -175,6 +179,26 @@ bool kprobe_copy(const struct cpu *cpu, u32 lin, u8 *ret);
 struct kprobe *kprobe_at(const struct machine *m, u32 lin);
 /* The same if it is armed. */
 struct kprobe *kprobe_armed_at(const struct machine *m, u32 lin);
+/* On a PC's board breakpoints are hidden: no byte of the guest's memory changes, so that nothing that it checks or
+ * patches there, its own kprobes first of all, meets them. A probe may then be where no memory is yet: it is bound when
+ * code is fetched from its page. */
+ALWAYS_INLINE bool kprobes_hidden(const struct kprobes *kp)
+{
+    return kp->pages;
+}
+/* Would execution meet a probe's breakpoint there? The caller knows that memory holds byte. */
+bool kprobe_in_place(const struct machine *m, u32 lin, u8 byte);
+/* Code is fetched from a page for the first time since the mapping changed: bind the hidden probes in it. */
+void kprobe_page_fetched(struct machine *m, u32 lin);
+/* Breakpoints are hidden from here on. False: out of memory. */
+bool kprobes_hide(struct kprobes *kp);
+/* An address's first probe comes into the tables; goes out of them, next taking its place if it is not NULL. */
+void kprobe_hidden_add(struct kprobes *kp, struct kprobe *p);
+void kprobe_hidden_replace(struct kprobes *kp, const struct kprobe *p, struct kprobe *next);
+/* The guest may have changed the instruction since p was registered: find out what it is. */
+void kprobe_look_again(struct machine *m, struct kprobe *p);
+/* Find out what instruction p is at. */
+void kprobe_classify(struct machine *m, struct kprobe *p, u8 first);
 /* Breakpoint and decoded code of an address's first probe. False: out of memory. */
 bool kprobe_arm(struct machine *m, struct kprobe *p);
 void kprobe_disarm(struct machine *m, struct kprobe *p);
@@ -187,6 +211,8 @@ struct kprobe *kprobe_next_here(const struct machine *m, const struct kprobe *p,
 void kprobe_replace(struct kprobes *kp, struct kprobe *p, struct kprobe *next);
 /* Write a byte at a probe's address, whether or not a probe is registered there now. */
 void kprobe_write(struct machine *m, u32 lin, u8 byte);
+/* A hit takes the breakpoint away for the instruction, and puts it back. */
+void kprobe_put(struct machine *m, const struct kprobe *p, bool there);
 /* A hit begins or ends to use a probe: its id is not given away meanwhile. */
 void kprobe_pin(struct kprobe *p);
 void kprobe_unpin(struct kprobes *kp, struct kprobe *p);

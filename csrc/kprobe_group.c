@@ -6,18 +6,23 @@
 
 bool kprobe_arm(struct machine *m, struct kprobe *p)
 {
-    if (!code_bind_probe(m, p->addr, true))
+    bool bound = code_bind_probe(m, p->addr, true);
+
+    if (!bound && (!kprobes_hidden(m->kprobes) || code_is_mapped(m, p->addr)))
         return false;
     p->armed = p->present = true;
-    code_write_probe(m, p->addr, BREAKPOINT_INSTRUCTION);
+    if (!kprobes_hidden(m->kprobes))
+        code_write_probe(m, p->addr, BREAKPOINT_INSTRUCTION);
     return true;
 }
 
 void kprobe_disarm(struct machine *m, struct kprobe *p)
 {
-    code_write_probe(m, p->addr, p->opcode);
+    if (!kprobes_hidden(m->kprobes))
+        code_write_probe(m, p->addr, p->opcode);
     p->armed = p->present = false;
-    code_bind_probe(m, p->addr, false);
+    if (!code_bind_probe(m, p->addr, false))
+        code_drop_frames(m, 0, UINT32_MAX >> PAGE_SHIFT);  /* its page is not mapped here and now: any block may know it */
 }
 
 struct kprobe *kprobe_armed_at(const struct machine *m, u32 lin)

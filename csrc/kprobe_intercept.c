@@ -7,6 +7,8 @@
 static const struct kprobe *probe_of_trap(const struct machine *m)
 {
     const struct cpu *cpu = m->cpu;
+    if (kprobes_hidden(m->kprobes) && !cpu->fault.probe)
+        return NULL;            /* the guest's own INT 3 */
     return kprobe_at(m, (m->kprobes->mends->skip_user ? cpu->seg[CS].base : 0) + cpu->eip - 1);
 }
 

@@ -62,7 +62,7 @@ static enum kprobe_path choose(struct machine *m, const struct kprobe *p)
     struct insn in;
     u32 n = mmu_peek(m->cpu, p->addr, bytes, INSN_MAX);
 
-    if (m->config.optimize == PATH_TRAP || m->config.kprobes != KPROBES_FIXED || p->handlers & (PROBE_POST | PROBE_FAULT))
+    if (m->config.optimize == PATH_TRAP || m->config.kprobes != KPROBES_FIXED || kprobes_hidden(m->kprobes) || p->handlers & (PROBE_POST | PROBE_FAULT))
         return PATH_TRAP;
     bytes[0] = p->opcode;
     if (decode(bytes, n, true, &in) != DECODE_OK)
@@ -238,7 +238,7 @@ bool kprobe_needs_no_step(struct machine *m, struct kprobe *p, const struct fram
         kprobe_resume_at(m, p->addr);
     } else {
         if (!m->kprobes->copies)
-            kprobe_write(m, p->addr, p->opcode);
+            kprobe_put(m, p, false);
         m->cpu->boosted = true;
         m->cpu->boosted_at = p->addr;
     }
@@ -255,7 +255,7 @@ void kprobe_end_boost(struct machine *m)
     if (!p)
         return;
     if (!m->kprobes->copies)
-        kprobe_write(m, p->addr, BREAKPOINT_INSTRUCTION);
+        kprobe_put(m, p, true);
     if (cpu->leave == LEAVE_FAULT)
         note_fault(m, p);
 }

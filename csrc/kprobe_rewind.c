@@ -69,6 +69,8 @@ void kprobes_release(struct machine *m)
         c->nested = 0;
     }
     kp->lock = KPROBE_NO_CPU;
+    for (u32 i = 0; i < kp->ids; i++)
+        kp->by_id[i]->present = kp->by_id[i]->armed;
 }
 
 bool kprobes_rewind(struct machine *m, const struct kprobe_capture *c)
@@ -87,6 +89,7 @@ bool kprobes_rewind(struct machine *m, const struct kprobe_capture *c)
         struct kprobe_hit *hit = innermost ? &context->now : &context->outer[context->nested++];
         *hit = c->hits[i].hit;
         hit->running = kprobe_at(m, c->hits[i].addr);
+        hit->running->present &= !(hit->status & (KPROBE_HIT_SS | KPROBE_REENTER));
         kprobe_pin(hit->running);
     }
     return true;

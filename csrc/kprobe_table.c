@@ -30,6 +30,7 @@ static const struct kprobe_semantics fixed = {
     .fix_image = true,
     .share_address = true,
     .lock_irqsave = true,
+    .hide = true,
 };
 
 const struct kprobe_semantics *kprobe_semantics(int mode)
@@ -136,6 +137,7 @@ void kprobe_replace(struct kprobes *kp, struct kprobe *p, struct kprobe *next)
     if (p->list_next != NO_ID)
         kp->by_id[p->list_next]->list_prev = next->id;
     kp->index[index_slot(kp, p->addr)] = next;
+    kprobe_hidden_replace(kp, p, next);
 }
 
 /* Ids. */
@@ -205,6 +207,8 @@ bool kprobes_create(struct machine *m)
     kp->copies = m->cpu_count > 1 && mends->step_copy;
     kprobe_select(m);
     kp->free_id = NO_ID;
+    if (m->config.board_hz && mends->hide && !kprobes_hide(kp))
+        return false;
     for (u32 i = 0; i < KPROBE_TABLE_SIZE; i++)
         kp->bucket[i] = NO_ID;
     return true;
@@ -221,12 +225,13 @@ void kprobes_destroy(struct machine *m)
     free(kp->by_id);
     free(kp->index);
     free(kp->contexts);
+    free(kp->pages);
     free(kp);
     m->kprobes = NULL;
 }
 
 /* What the instruction is, behind its prefixes if they are looked at (SDM vol. 2, 2.1.1). */
-static void classify(struct machine *m, struct kprobe *p, u8 first)
+void kprobe_classify(struct machine *m, struct kprobe *p, u8 first)
 {
     static const u8 prefixes[] = {0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3};
     u8 bytes[INSN_MAX] = {first};
@@ -266,8 +271,8 @@ static int check_address(struct machine *m, u32 addr, u8 *ret_byte)
     if (kprobe_at(m, addr))
         return kp->mends->share_address ? 0 : -EEXIST;
     if (mmu_peek(m->cpu, addr, ret_byte, 1) != 1)
-        return -EINVAL;
-    if (kp->mends->validate && *ret_byte == BREAKPOINT_INSTRUCTION)
+        return kprobes_hidden(kp) ? 0 : -EINVAL;
+    if (kp->mends->validate && !kprobes_hidden(kp) && *ret_byte == BREAKPOINT_INSTRUCTION)
         return -EINVAL;
     /* Served by C: there is no instruction to step. The trap's own entry is where the patch would hang itself. */
     if (kernel_serves(m, addr) && (kp->mends->validate || addr != kernel_entry(m, T_BRKPT)))
@@ -294,6 +299,7 @@ static int insert(struct machine *m, struct kprobe *p)
     p->last_here = p;
     p->enabled = 1;
     bucket_add(kp, p);
+    kprobe_hidden_add(kp, p);
     kp->on_entry += kernel_serves(m, p->addr);
     return p->id;
 }
@@ -324,7 +330,7 @@ int kprobe_register(machine *m, uint32_t addr, int handlers, struct action **act
     if (first) {
         result = kprobe_join(m, first, p) ? p->id : -ENOMEM;
     } else {
-        classify(m, p, byte);
+        kprobe_classify(m, p, byte);
         result = insert(m, p);
     }
     if (result < 0)
@@ -357,6 +363,7 @@ static void extract(struct machine *m, struct kprobe *p)
         kp->registered--;
         p->registered = false;
         bucket_remove(kp, p);
+        kprobe_hidden_replace(kp, p, NULL);
         kp->on_entry -= kernel_serves(m, p->addr);
         kprobe_disarm(m, p);
     }

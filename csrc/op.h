@@ -81,6 +81,8 @@ enum status {
  * return STATUS_JUMP with eip set, or STATUS_NEXT to go on behind. */
 typedef int callout(struct cpu *cpu, const struct op *op);
 
+#define HIDDEN_BREAKPOINT 0x100u
+
 struct block {
     u32 eip;                    /* offset in the code segment */
     u32 cs_base;
@@ -89,7 +91,7 @@ struct block {
     u32 phys;                   /* physical address of the first byte */
     u32 phys_end;               /* physical address of the page that the last byte is in */
     u16 bytes;                  /* length of the code in bytes */
-    u8 first;                   /* its first byte */
+    u16 first;                  /* its first byte, or HIDDEN_BREAKPOINT where a probe's is that is no byte */
     bool stale;                 /* its bytes changed; ops[0] forwards or leaves */
     u8 count;                   /* instructions that it retires at most, repetitions aside */
     struct block *forward;      /* stale: the block decoded since at the same place, or NULL */

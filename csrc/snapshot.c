@@ -218,7 +218,7 @@ machine *machine_clone(const snapshot *s, const struct machine_config *config)
 
 void machine_withdraw_probes(machine *m, const snapshot *s)
 {
-    for (u32 i = 0; i < s->probe_count; i++) {
+    for (u32 i = 0; i < s->probe_count && !kprobes_hidden(m->kprobes); i++) {
         const struct probe_capture *p = &s->probes[i];
         u8 byte;
         if (!kprobe_at(m, p->addr) && mmu_peek(m->cpu, p->addr, &byte, 1) == 1 && byte == BREAKPOINT)

@@ -111,6 +111,11 @@ class Kprobe:
         return PATHS[self.machine._core.path(self._id)]
 
     @property
+    def waiting(self) -> bool:
+        """On a PC's board: is no memory mapped at its address? The probe is put there when code of its page runs."""
+        return self.machine is not None and self.address is not None and not self.machine._core.peek(self.address, 1)
+
+    @property
     def stats(self) -> Stats:
         """All counters at once."""
         if self.machine is not None and self._id >= 0:
@@ -152,7 +157,7 @@ class Kprobe:
             state = "not registered" if not self._stats.hits else f"unregistered after {self._stats.hits:,} hits"
             return f"<Kprobe {self.place}, {state}>"
         at = f" at {self.address:#x}" if self.symbol else ""
-        state = "" if self._enabled else ", disabled"
+        state = ", waits for its memory" if self.waiting else "" if self._enabled else ", disabled"
         return f"<Kprobe {self.place}{at}, {self.hits:,} hits, {self.nmissed:,} missed{state}>"
 
 
@@ -162,6 +167,7 @@ class ProbeTable:
     def __init__(self, machine: Machine, check: bool) -> None:
         self._machine = machine
         self._check = check
+        self._hidden = machine.pc is not None and machine.kprobes_mode == "fixed"
         self._at: dict[int, dict[int, Kprobe]] = {}  # by address and id
         self._count = 0
         self._decoded: dict[tuple[int, int], tuple[bytearray, set[int] | None]] = {}
@@ -250,7 +256,8 @@ class ProbeTable:
             assert probe.address is not None
             raise KprobeError(-error, self._why(-error, probe, probe.address))
         assert probe.address is not None
-        self._armed(probe.address, self._machine._core.peek(probe.address, 1)[0])
+        if not self._hidden:
+            self._armed(probe.address, self._machine._core.peek(probe.address, 1)[0])
 
     def release_all(self) -> None:
         """Keep the counters of all probes: the machine goes away."""
@@ -262,6 +269,8 @@ class ProbeTable:
 
     def original(self, start: int, data: bytes) -> bytes:
         """Bytes read from memory at `start`, with what probes replaced put back."""
+        if self._hidden:
+            return data
         restored = bytearray(data)
         for probe in self.between(start, start + len(data)):
             assert probe.address is not None
@@ -327,6 +336,8 @@ class ProbeTable:
 
     def _armed(self, address: int, byte: int) -> None:
         """Keep what is known of a function's bytes true when a probe changes one."""
+        if self._hidden:
+            return
         covering = self._machine.symbols.covering(address)
         if covering:
             known = self._decoded.get((covering[1], covering[2]))

@@ -4,8 +4,9 @@ import hashlib
 
 import pytest
 
-from pykprobes import Count, Machine, MachineFault, StopReason
+from pykprobes import Count, Machine, MachineFault, Record, StopReason
 from pykprobes.linux import kallsyms
+from pykprobes.linux.console import PROMPT
 from pykprobes.linux.initramfs import executable
 from pykprobes.linux.kernelimage import KernelImage
 from pykprobes.pc import QUICK
@@ -158,3 +159,57 @@ def test_other_ways_of_packing(kernel, method):
     head = bytearray(image.data[: image.kernel_at])
     head[0x248:0x250] = (16).to_bytes(4, "little") + len(payload).to_bytes(4, "little")
     assert KernelImage(method, bytes(head) + bytes(16) + payload).vmlinux == small
+
+
+# Probes that the guest cannot see
+
+
+def test_probes_wait_for_a_kernel_that_is_not_mapped_yet(kernel):
+    with Machine(board="pc", memory=MEMORY) as m:
+        m.load_linux(kernel, initrd=shell_files(), cmdline=QUICK)
+        start = m.kprobe("start_kernel", action=Count())
+        opened = Record("name=+0(%dx):ustring")
+        m.kprobe("do_sys_openat2", action=opened)
+        assert start.waiting and "waits for its memory" in repr(start)
+        m.console.expect(PROMPT)
+        assert start.hits == 1 and not start.waiting
+        assert b"/dev/ttyS0" in set(opened.drain()["name"])
+
+
+def test_no_byte_of_the_guest_changes(booted):
+    at = booted.symbols["vfs_read"]
+    before = booted.memory.read(at, 64)
+    probe = booted.kprobe("vfs_read", action=Count())
+    assert booted.memory.read(at, 64) == before
+    booted.console.run("cat /init")
+    assert probe.hits >= 1
+    booted.unregister_kprobe(probe)
+
+
+def test_the_guests_own_kprobes_at_the_same_places_count_the_same(booted):
+    """On instructions of vfs_read: its int3 and single steps meet our probes, which are in front of them."""
+    symbol = booted.symbols.lookup("vfs_read")
+    offsets = [line.address - symbol.address for line in booted.disasm("vfs_read", 12)][1:]
+    run = booted.console.run
+    run("mount -t tracefs t /sys/kernel/tracing; cd /sys/kernel/tracing")
+    for offset in offsets:
+        run(f"echo 'p:at{offset} vfs_read+{offset}' >> kprobe_events")
+    ours = {offset: booted.kprobe("vfs_read", offset, action=Count()) for offset in offsets}
+    stepped = []
+    late = booted.kprobe("vfs_read", offsets[3], post_handler=lambda p, regs, flags: stepped.append(regs.eip))
+    start = {offset: probe.hits for offset, probe in ours.items()}
+    run("echo 1 > events/kprobes/enable")
+    between = {offset: probe.hits for offset, probe in ours.items()}
+    run("cat /init > /tmp/copy; sha256sum /bin/busybox > /tmp/sum")
+    after = {offset: probe.hits for offset, probe in ours.items()}
+    run("echo 0 > events/kprobes/enable")
+    end = {offset: probe.hits for offset, probe in ours.items()}
+    profile = run("cat kprobe_profile")
+    theirs = {int(line.split()[0][2:]): int(line.split()[1]) for line in profile.splitlines() if line.strip()}
+    booted.unregister_kprobes([*ours.values(), late])
+    run("echo > kprobe_events; cd /")
+    assert late.hits == len(stepped) > 0
+    assert not any(probe.nmissed for probe in ours.values())
+    for offset in offsets:
+        # Between the commands the shell reads as well, with theirs on or off.
+        assert after[offset] - between[offset] <= theirs[offset] <= end[offset] - start[offset]
