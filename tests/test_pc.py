@@ -382,6 +382,13 @@ def test_cmos_memory_is_kept(board):
 # A20, reset, what is not there
 
 
+def test_system_control_port_shows_the_a20_gate():
+    b = Board()
+    for way, on in ((lambda: b.out(0x92, 0), 0), (lambda: (b.out(0x64, 0xD1), b.out(0x60, 0xDF)), 2)) * 2:
+        way()
+        assert b.inb(0x92) == on
+
+
 @pytest.mark.parametrize("off", [lambda b: b.out(0x92, 0), lambda b: (b.out(0x64, 0xD1), b.out(0x60, 0xDD))])
 def test_a20_wraps_addresses(board, off):
     m = board.m
