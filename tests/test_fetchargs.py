@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pykprobes import Hist, Machine, parse_fetch
-from pykprobes.fetchargs import SP, WORDS
+from pykprobes.fetchargs import KEPT, LATENCY, SP, WORDS
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,8 @@ def test_any_text_parses_or_is_a_value_error(text: str) -> None:
         return
     assert len(arg.offsets) <= 8
     assert arg.size in (1, 2, 4, 8)
-    assert arg.register is None or arg.register == SP or arg.register in WORDS.values()
+    variable = arg.register in (KEPT, LATENCY) and arg.variable
+    assert arg.register is None or arg.register == SP or arg.register in WORDS.values() or variable
 
 
 # Values, as C fetches them in a handler
