@@ -244,7 +244,8 @@ ALWAYS_INLINE int run_blocks(struct machine *m, u64 most)
     struct block *b = block_find(cpu);
     if (!b)
         return cpu->leave == LEAVE_FAULT ? deliver_fault(m) : STATUS_STOP;
-    if (unlikely(b->count > most))
+    /* Behind the counted instructions there may be one that faults: the run ends before it. */
+    if (unlikely(b->count >= most))
         return run_one(m);
     code_link(cpu, b);
     cpu->eflags &= ~EFLAGS_RF;

@@ -294,3 +294,15 @@ def test_in_real_mode(code: bytes) -> None:
         m.run(max_instructions=5)
         words = [m.memory.u16(m.regs.esp + 2 * i) for i in range(3)]
         assert (m.regs.eip, words) == (0x4001, [0x10, 0x200, FIXED | TF])
+
+
+def test_a_run_ends_before_an_undefined_instruction_behind_its_last() -> None:
+    with Machine() as m:
+        m.memory.write(0x10000, b"\x90\x90\xff\xff")  # nop; nop; undefined
+        for steps in ((1, 1), (2,)):
+            m.regs.eip = 0x10000
+            for n in steps:
+                stop = m.run(max_instructions=n)
+                assert stop.reason is StopReason.LIMIT
+            assert m.regs.eip == 0x10002
+            assert m.step().reason is StopReason.TRAP
