@@ -368,7 +368,9 @@ static struct block *block_build(struct cpu *cpu, const struct translation *t, c
 static bool block_boundary(const struct cpu *cpu, u32 eip)
 {
     const struct machine *m = cpu->machine;
-    return (m->until_set && m->until == eip) || machine_marked(m, eip) || (cpu->code_breaks && (debug_code(cpu, cpu->seg[CS].base + eip) || watch_code(m, cpu->seg[CS].base + eip)));
+    u32 lin = cpu->seg[CS].base + eip;
+    return (m->until_set && m->until == eip) || machine_marked(m, eip) ||
+           (cpu->code_breaks && (debug_code(cpu, lin) || watch_code(m, lin)));
 }
 
 static bool probe_here(const struct machine *m, const struct page *page, u32 offset, u32 lin)
@@ -398,7 +400,8 @@ static bool decode_hidden(const struct cpu *cpu, u32 mode, const u8 *host, u32 n
     return decode(bytes, INSN_MAX, true, ret) == DECODE_OK && !(ret->feature & ~cpu->model->features);
 }
 
-/* Decode from cpu->eip; copy: the first byte to be executed whatever memory holds. Instructions behind the first that cannot be fetched are left for a block of their own. */
+/* Decode from cpu->eip; copy: the first byte to be executed whatever memory holds. Instructions behind the first that
+ * cannot be fetched are left for a block of their own. */
 static struct block *block_decode(struct cpu *cpu, u32 mode, const struct fetch_entry *first, const u8 *copy)
 {
     struct machine *m = cpu->machine;
@@ -470,7 +473,8 @@ static struct block *block_decode(struct cpu *cpu, u32 mode, const struct fetch_
 
 /* --- lookup ----------------------------------------------------------------------------------------------- */
 
-ALWAYS_INLINE bool block_matches(struct cpu *cpu, const struct block *b, const struct fetch_entry *at, u32 mode, const u8 *copy)
+ALWAYS_INLINE bool block_matches(struct cpu *cpu, const struct block *b, const struct fetch_entry *at, u32 mode,
+                                 const u8 *copy)
 {
     u32 lin = cpu->seg[CS].base + cpu->eip, phys = at->phys | (lin & PAGE_MASK);
     struct fetch_entry second;

@@ -367,7 +367,7 @@ uint32_t machine_console_feed(machine *m, const uint8_t *bytes, uint32_t size);
 uint32_t machine_console_fetch(machine *m, uint8_t *bytes, uint32_t size);
 /* The board's time: instructions, and those that HLT skipped. */
 uint64_t machine_board_time(machine *m);
-/* How often the guest read or wrote a port that nobody serves. */
-uint32_t machine_unclaimed(machine *m, int write, uint16_t port);
+/* How often the guest read or wrote each of the 65,536 ports while nobody served it. */
+const uint32_t *machine_unclaimed(machine *m, int write);
 
 const char *machine_build(void);    /* compiler, flags, dispatch kind */

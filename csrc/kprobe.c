@@ -1,6 +1,8 @@
 /* kprobe.c: the trap side of the patch, arch/i386/kernel/traps.c. */
 #include "kprobe.h"
 
+#include <string.h>
+
 #include "action.h"
 #include "gate.h"
 #include "kernel.h"
@@ -196,21 +198,6 @@ static bool take_resume(struct machine *m, const struct kprobe *p)
     return same;
 }
 
-bool kprobe_resumes(const struct machine *m, u32 *ret_addr)
-{
-    const struct moment *resume = &m->cpu->probe_resume;
-
-    if (!resume->set || resume->icount != cpu_icount(m->cpu))
-        return false;
-    *ret_addr = resume->lin;
-    return true;
-}
-
-void kprobe_resume_at(struct machine *m, u32 addr)
-{
-    m->cpu->probe_resume = (struct moment){true, addr, cpu_icount(m->cpu)};
-}
-
 static void count_miss(struct machine *m, struct kprobe *p, enum miss_cause cause)
 {
     p->stats.misses[cause]++;
@@ -246,17 +233,10 @@ static void restore_interrupts(struct machine *m, const struct frame *f)
     m->cpu->eflags |= f->regs.eflags & EFLAGS_IF;
 }
 
+/* cli, sti, iret, popf */
 static bool is_if_modifier(const struct kprobe *p)
 {
-    switch (p->insn_opcode) {
-    case 0xFA:                  /* cli */
-    case 0xFB:                  /* sti */
-    case 0xCF:                  /* iret */
-    case 0x9D:                  /* popf */
-        return true;
-    default:
-        return false;
-    }
+    return memchr("\xFA\xFB\xCF\x9D", p->insn_opcode, 4);
 }
 
 static bool is_pushf(const struct kprobe *p)
@@ -279,23 +259,6 @@ static u32 trap_address(struct machine *m, const struct frame *f)
         return ((f->regs.cs & 0xFFFF) << 4) + f->regs.eip - 1;
     segment_from_descriptor(&cs, (u16)f->regs.cs, desc);
     return cs.base + f->regs.eip - 1;
-}
-
-bool kprobe_copy(const struct cpu *cpu, u32 lin, u8 *ret)
-{
-    const struct machine *m = cpu->machine;
-    const struct kprobe *p;
-
-    if (!m->kprobes || !m->kprobes->copies)
-        return false;
-    if (cpu->boosted)
-        p = kprobe_at(m, cpu->boosted_at);
-    else
-        p = cpu->eflags & EFLAGS_TF && kprobe_stepping(m) ? kprobe_context(m)->now.running : NULL;
-    if (!p)
-        return false;
-    *ret = p->opcode;
-    return p->addr == lin;
 }
 
 static void disarm(struct machine *m, const struct kprobe *p, struct frame *f, u32 eip)
@@ -631,9 +594,4 @@ void kprobe_passing(struct machine *m)
     p = kprobe_armed_at(m, lin);
     if (p && !kprobe_in_place(m, lin, code_read_probe(m, lin)) && !is_now(m, p, &m->cpu->probe_missed))
         count_misses(m, p, MISS_DISARMED);
-}
-
-bool kprobe_blocks_entry(const struct machine *m, u32 lin)
-{
-    return m->kprobes && m->kprobes->on_entry && kprobe_at(m, lin);
 }

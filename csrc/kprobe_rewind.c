@@ -94,3 +94,18 @@ bool kprobes_rewind(struct machine *m, const struct kprobe_capture *c)
     }
     return true;
 }
+
+bool kprobe_resumes(const struct machine *m, u32 *ret_addr)
+{
+    const struct moment *resume = &m->cpu->probe_resume;
+
+    if (!resume->set || resume->icount != cpu_icount(m->cpu))
+        return false;
+    *ret_addr = resume->lin;
+    return true;
+}
+
+void kprobe_resume_at(struct machine *m, u32 addr)
+{
+    m->cpu->probe_resume = (struct moment){true, addr, cpu_icount(m->cpu)};
+}

@@ -434,3 +434,8 @@ void kprobe_get_state(machine *m, struct kprobe_state *ret)
     ret->running = c->now.running->id;
     ret->status = (s32)c->now.status;
 }
+
+bool kprobe_blocks_entry(const struct machine *m, u32 lin)
+{
+    return m->kprobes && m->kprobes->on_entry && kprobe_at(m, lin);
+}

@@ -316,18 +316,24 @@ ALWAYS_INLINE int turn(struct machine *m, u64 end)
     return unlikely(status == STATUS_STOP) ? cpu->stop : GO_ON;
 }
 
+/* Between two turns: GO_ON, or the reason to end the run. */
+ALWAYS_INLINE int before_turn(struct machine *m, u32 turns)
+{
+    settle(m->cpu);
+    if (unlikely(m->watches.pending)) {
+        enum stop_reason reason = watch_tell(m);
+        if (reason != STOP_NONE)
+            return (int)reason;
+    }
+    return unlikely(turns >= RUN_TURNS) ? STOP_NONE : GO_ON;
+}
+
 static enum stop_reason run(struct machine *m, u64 end)
 {
     for (u32 turns = 0;; turns++) {
-        settle(m->cpu);
-        if (unlikely(m->watches.pending)) {
-            enum stop_reason reason = watch_tell(m);
-            if (reason != STOP_NONE)
-                return reason;
-        }
-        if (unlikely(turns >= RUN_TURNS))
-            return STOP_NONE;
-        int reason = turn(m, end);
+        int reason = before_turn(m, turns);
+        if (reason == GO_ON)
+            reason = turn(m, end);
         if (reason != GO_ON)
             return (enum stop_reason)reason;
     }
@@ -357,19 +363,14 @@ static u64 steps_now(const struct machine *m)
 static enum stop_reason run_several(struct machine *m, u64 end)
 {
     for (u32 turns = 0;; turns++) {
-        settle(m->cpu);
-        if (unlikely(m->watches.pending)) {
-            enum stop_reason reason = watch_tell(m);
-            if (reason != STOP_NONE)
-                return reason;
-        }
-        if (unlikely(turns >= RUN_TURNS))
-            return STOP_NONE;
+        int reason = before_turn(m, turns);
+        if (unlikely(reason != GO_ON))
+            return (enum stop_reason)reason;
         enum stop_reason none = schedule_next(m);
         if (unlikely(none != STOP_NONE))
             return none;
         u64 before = steps_now(m), now = machine_now(m), left = schedule_begin(m);
-        int reason = turn_of_several(m, left < end - now ? now + left : end);
+        reason = turn_of_several(m, left < end - now ? now + left : end);
         schedule_used(m, steps_now(m) - before);
         if (reason != GO_ON)
             return (enum stop_reason)reason;

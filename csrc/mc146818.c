@@ -107,15 +107,18 @@ static void set(struct mc146818 *r, u64 now)
     r->since = r->looked = now;
 }
 
-/* Periods of the periodic interrupt, in ns as a fraction of 2^15 Hz; 0: off. */
+/* Cycles of the 32,768 Hz clock in a period of the periodic interrupt, as a power of two; -1: it is off. */
+static int period_shift(const struct mc146818 *r)
+{
+    int rate = r->ram[A] & 15;
+    return rate == 0 ? -1 : rate <= 2 ? rate + 6 : rate - 1;    /* rates 1 and 2 are those of 8 and 9 */
+}
+
+/* Periods of the periodic interrupt until now; 0: it is off. */
 static u64 ticks(const struct mc146818 *r, u64 now)
 {
-    unsigned rate = r->ram[A] & 15;
-    if (!rate)
-        return 0;
-    unsigned shift = rate <= 2 ? rate + 6 : rate - 1;   /* rates 1 and 2 are those of 8 and 9 */
-    unsigned __int128 cycles = (unsigned __int128)now * 32768 / SECOND;
-    return (u64)(cycles >> shift);
+    int shift = period_shift(r);
+    return shift < 0 ? 0 : (u64)((unsigned __int128)now * 32768 / SECOND >> shift);
 }
 
 static bool alarm_fits(const struct mc146818 *r, s64 t)
@@ -164,9 +167,8 @@ u64 rtc_next(const struct mc146818 *r, u64 now)
     u64 next = RTC_NEVER;
     if (r->ram[B] & (B_AIE | B_UIE) && !(r->ram[B] & B_SET))
         next = r->since + ((now - r->since) / SECOND + 1) * SECOND;
-    if (r->ram[B] & B_PIE && r->ram[A] & 15) {
-        unsigned rate = r->ram[A] & 15, shift = rate <= 2 ? rate + 6 : rate - 1;
-        unsigned __int128 cycles = (unsigned __int128)(ticks(r, now) + 1) << shift;
+    if (r->ram[B] & B_PIE && period_shift(r) >= 0) {
+        unsigned __int128 cycles = (unsigned __int128)(ticks(r, now) + 1) << period_shift(r);
         u64 tick = (u64)((cycles * SECOND + 32767) / 32768);
         next = tick < next ? tick : next;
     }

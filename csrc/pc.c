@@ -395,7 +395,7 @@ uint64_t machine_board_time(machine *m)
     return now(m);
 }
 
-uint32_t machine_unclaimed(machine *m, int write, uint16_t port)
+const uint32_t *machine_unclaimed(machine *m, int write)
 {
-    return m->pc->unclaimed[write][port];
+    return m->pc->unclaimed[write];
 }

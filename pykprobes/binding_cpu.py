@@ -6,24 +6,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from ._core import ffi, lib
+from .dispatch import Dispatch
 
 if TYPE_CHECKING:
-    from ._core import CpuInfo, FpuState, Machine, SseState
+    from ._core import CpuInfo, FpuState, SseState
     from .binding import Core
     from .records import Layout
 
 T = TypeVar("T")
 
 
-class Registers:
+class Registers(Dispatch):
     """The part of `Core` that is the executing CPU's registers and what a board does to CPUs."""
-
-    intr_level: bool
-    controller: Callable[[], int | None] | None
-
-    @property
-    def handle(self) -> Machine:
-        raise NotImplementedError
 
     def get_reg(self, number: int) -> int:
         return lib.machine_get_reg(self.handle, number)

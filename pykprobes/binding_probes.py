@@ -10,18 +10,12 @@ from .dispatch import Dispatch
 from .records import Stats
 
 if TYPE_CHECKING:
-    from ._core import Machine
     from .binding_actions import CoreChain
     from .programs import Op
 
 
 class ProbeCore(Dispatch):
     """The C side of kernel probes."""
-
-    @property
-    def handle(self) -> Machine:
-        """The C machine; see binding.Core."""
-        raise NotImplementedError
 
     def register(self, address: int, probe: Any, chain: CoreChain | None) -> int:
         """Register a probe; its id, or -errno. The handlers are called as f(probe, regs, ...)."""

@@ -10,7 +10,7 @@ from .dispatch import Dispatch
 from .records import ReturnStats
 
 if TYPE_CHECKING:
-    from ._core import KretprobeInstance, Machine
+    from ._core import KretprobeInstance
     from .binding_actions import CoreChain
     from .programs import Op
     from .retprobes import Kretprobe
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 
 class ReturnCore(Dispatch):
     """The C side of return probes."""
-
-    @property
-    def handle(self) -> Machine:
-        """The C machine; see binding.Core."""
-        raise NotImplementedError
 
     def kept_slot(self, name: str) -> int:
         """Where all return probes of this machine keep what goes by a name."""

@@ -21,18 +21,13 @@ from .errors import ImportUnbound, MachineFault
 from .fetchargs import FetchArg
 from .hist import Hist
 from .machine import Machine
-from .probespec import ProbeSpec, parse_place, parse_probe
+from .probespec import ProbeSpec, number, parse_place, parse_probe
 from .recording import Recording
 from .report import Report
 from .stop import StopReason
 
 FAILED = (StopReason.TRAP, StopReason.SHUTDOWN, StopReason.UNIMPLEMENTED)
 OK, GUEST_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-
-
-def number(text: str) -> int:
-    """A number, decimal or 0x hexadecimal, also negative."""
-    return int(text, 0)
 
 
 class Parser(argparse.ArgumentParser):

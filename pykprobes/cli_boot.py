@@ -10,15 +10,11 @@ from typing import Any
 from .linux.session import HELP, PROMPT, Session, keyboard
 from .machine import Machine
 from .pc import QUICK, Pc
+from .probespec import number
 from .stop import Stop, StopReason
 
 MIB = 1 << 20
 ENDS = (StopReason.HALT, StopReason.RESET, StopReason.LIMIT)
-
-
-def number(text: str) -> int:
-    """A number, decimal or 0x hexadecimal."""
-    return int(text, 0)
 
 
 def add_boot(commands: argparse._SubParsersAction[Any]) -> None:

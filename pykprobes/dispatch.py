@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .board import vector_number
 
 if TYPE_CHECKING:
-    from ._core import DeviceAccess
+    from ._core import DeviceAccess, Machine
     from .devices import Device
     from .registers import PtRegs
     from .retprobes import Kretprobe
@@ -18,8 +19,8 @@ Handler = Callable[..., Any]
 RAISED = -1  # CALLBACK_RAISED: end the run
 
 
-class Dispatch:
-    """Handlers of probes, traps and imports, and what came of those that ran."""
+class Dispatch(ABC):
+    """Handlers of probes, traps and imports, and what came of those that ran. What `Core` is made of is built on it."""
 
     def __init__(self, regs: PtRegs, access: DeviceAccess) -> None:
         self.regs = regs
@@ -57,9 +58,14 @@ class Dispatch:
         self.pre[number] = (_unregistered, None, self.regs)
         self.post[number] = self.fault[number] = self.probes[number] = None
 
+    @property
+    @abstractmethod
+    def handle(self) -> Machine:
+        """The C machine, after a check that this thread may use it now."""
+
+    @abstractmethod
     def forget_stop(self) -> None:
         """Take back what defer asked C for."""
-        raise NotImplementedError
 
     def take_deferred(self) -> list[Callable[[], None]]:
         """What was deferred, once."""

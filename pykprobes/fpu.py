@@ -9,6 +9,8 @@ from fractions import Fraction
 from operator import index
 from typing import TYPE_CHECKING, overload
 
+from .registers import one_of_eight
+
 if TYPE_CHECKING:
     from .binding import Core
     from .binding_cpu import CpuCore
@@ -68,19 +70,12 @@ class _Stack:
     def __len__(self) -> int:
         return 8
 
-    @staticmethod
-    def _number(i: int) -> int:
-        i = index(i)
-        if not -8 <= i < 8:
-            raise IndexError(f"st({i}): there are eight registers, 0 to 7")
-        return i % 8
-
     def _get(self, i: int) -> bytes:
-        i = self._number(i)
+        i = one_of_eight(i, "st({})")
         return bytes(self._core.get_fpu().st)[10 * i : 10 * i + 10]
 
     def _set(self, i: int, raw: bytes) -> None:
-        i = self._number(i)
+        i = one_of_eight(i, "st({})")
         state = self._core.get_fpu()
         number = (state.status >> 11) + i & 7
         data = bytearray(state.st)
@@ -142,10 +137,7 @@ class MmxRegisters:
 
     @staticmethod
     def _slot(i: int, status: int) -> int:
-        i = index(i)
-        if not -8 <= i < 8:
-            raise IndexError(f"mm{i}: there are eight registers, 0 to 7")
-        return i - (status >> 11) & 7
+        return one_of_eight(i, "mm{}") - (status >> 11) & 7
 
     def __getitem__(self, i: int) -> int:
         state = self._core.get_fpu()

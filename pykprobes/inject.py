@@ -315,23 +315,23 @@ def faults(count: int) -> NDArray[Any]:
 
 def memory_flips(addresses: Sequence[int], times: Sequence[int], bits: Sequence[int] = range(8)) -> NDArray[Any]:
     """A single-bit flip in each bit of each byte at each time, a group each; times vary slowest."""
-    time, address, bit = (part.ravel() for part in numpy.meshgrid(times, addresses, bits, indexing="ij"))
-    made = faults(len(time))
-    made["kind"], made["target"], made["time"] = Kind.MEMORY, address, time
-    made["mask"] = numpy.uint64(1) << bit.astype(numpy.uint64)
-    return made
+    return _flips(Kind.MEMORY, addresses, times, bits)
 
 
 def register_flips(registers: Sequence[int], times: Sequence[int], bits: Sequence[int] = range(32)) -> NDArray[Any]:
     """A single-bit flip in each bit of each register (a number, see `REGISTERS`) at each time, a group each."""
-    time, register, bit = (part.ravel() for part in numpy.meshgrid(times, registers, bits, indexing="ij"))
-    made = faults(len(time))
-    made["kind"], made["target"], made["time"] = Kind.REGISTER, register, time
-    made["mask"] = numpy.uint64(1) << bit.astype(numpy.uint64)
-    return made
+    return _flips(Kind.REGISTER, registers, times, bits)
 
 
 # Helpers
+
+
+def _flips(kind: Kind, targets: Sequence[int], times: Sequence[int], bits: Sequence[int]) -> NDArray[Any]:
+    time, target, bit = (part.ravel() for part in numpy.meshgrid(times, targets, bits, indexing="ij"))
+    made = faults(len(time))
+    made["kind"], made["target"], made["time"] = kind, target, time
+    made["mask"] = numpy.uint64(1) << bit.astype(numpy.uint64)
+    return made
 
 
 def _gather(starts: NDArray[numpy.uint64], chosen: NDArray[Any]) -> tuple[NDArray[Any], NDArray[numpy.uint64]]:

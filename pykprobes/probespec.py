@@ -48,6 +48,11 @@ class ProbeSpec:
         raise ValueError(f"probe {self.name} has no field {name!r}; its fields are: {known}")
 
 
+def number(text: str) -> int:
+    """A number, decimal or 0x hexadecimal, also negative."""
+    return int(text, 0)
+
+
 def parse_place(text: str) -> tuple[str | int, int]:
     """``symbol[+offset]`` or an address, as (symbol or address, offset).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 P = TypeVar("P", Kprobe, Kretprobe)
 
 
-class Probing(Board):
+class Probing(Board, ABC):
     """The part of `Machine` that has to do with probes."""
 
     _core: Core
@@ -27,9 +28,9 @@ class Probing(Board):
     symbols: SymbolTable
     kprobes_mode: str | None
 
+    @abstractmethod
     def address(self, where: int | str) -> int:
         """See `Machine.address`."""
-        raise NotImplementedError
 
     @property
     def kprobes(self) -> list[Kprobe]:

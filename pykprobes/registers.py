@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from operator import attrgetter, index
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from ._core import Frame
@@ -25,6 +25,18 @@ FRAME = (
     "ebx", "ecx", "edx", "esi", "edi", "ebp", "eax", "ds", "es", "orig_eax", "eip", "cs", "eflags", "esp", "ss",
 )  # fmt: skip
 SLOTS = {"esp": 52, "ss": 56}
+
+
+def one_of_eight(i: int, name: str) -> int:
+    """A register's number from an index that may count from the end; IndexError with what ``name`` calls it.
+
+    >>> one_of_eight(-1, "xmm{}")
+    7
+    """
+    i = index(i)
+    if not -8 <= i < 8:
+        raise IndexError(f"{name.format(i)}: there are eight registers, 0 to 7")
+    return i % 8
 
 
 def word(value: int, bits: int = 32) -> int:
@@ -119,14 +131,12 @@ class Registers:
         return "<Registers " + " ".join(f"{name}={getattr(self, name):#x}" for name in names) + ">"
 
 
-class _Word:
+class _Word(Protocol):
     """What _word makes, as type checkers see it."""
 
-    def __get__(self, regs: PtRegs, owner: type | None = None) -> int:
-        raise NotImplementedError
+    def __get__(self, regs: PtRegs, owner: type | None = None) -> int: ...
 
-    def __set__(self, regs: PtRegs, value: int) -> None:
-        raise NotImplementedError
+    def __set__(self, regs: PtRegs, value: int) -> None: ...
 
 
 def _word(name: str) -> _Word:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from operator import index
 from typing import TYPE_CHECKING
 
+from .registers import one_of_eight
+
 if TYPE_CHECKING:
     from ._core import SseState
     from .binding import Core
@@ -25,19 +27,12 @@ class XmmRegisters:
     def __len__(self) -> int:
         return 8
 
-    @staticmethod
-    def _number(i: int) -> int:
-        i = index(i)
-        if not -8 <= i < 8:
-            raise IndexError(f"xmm{i}: there are eight registers, 0 to 7")
-        return i % 8
-
     def __getitem__(self, i: int) -> bytes:
-        i = self._number(i)
+        i = one_of_eight(i, "xmm{}")
         return bytes(self._sse.state().xmm)[_SIZE * i : _SIZE * i + _SIZE]
 
     def __setitem__(self, i: int, value: bytes | bytearray | memoryview | int) -> None:
-        i = self._number(i)
+        i = one_of_eight(i, "xmm{}")
         raw = _register(value)
         state = self._sse.state()
         data = bytearray(state.xmm)

@@ -17,7 +17,8 @@ import pytest
 
 from pykprobes import Count, Machine, Snapshot, StopReason
 from pykprobes.cli import shipped_images
-from tests.test_snapshot import CODE, DATA, make, paged_machine, steps
+
+from .snapshot_lab import CODE, DATA, make, paged_machine, steps
 
 
 @pytest.fixture

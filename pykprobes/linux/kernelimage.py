@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import gzip
 import lzma
 import struct
 import zlib
@@ -55,7 +54,7 @@ UNPACKERS: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {
     b"\x28\xb5\x2f\xfd": ("zstd", _zstd),
     b"\x02\x21\x4c\x18": ("lz4", _lz4),
 }
-ERRORS = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+ERRORS = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -100,13 +101,14 @@ def _fault_difference(native: Result, fault: Fault | None) -> str:
     return ""
 
 
-def _memory_difference(engine: Engine, native: Result) -> str:
+def memory_differences(engine: Engine, native: Result, excused: Container[int] = ()) -> Iterator[str]:
+    """The first difference in each region of memory, but for addresses that may differ."""
     for address, size, _ in REGIONS:
         got, want = engine.memory(address, size), bytes(native.memory[address])
-        if got != want:
-            at = next(i for i in range(size) if got[i] != want[i])
-            return f"memory at {address + at:#x}: {got[at : at + 8].hex()}, CPU {want[at : at + 8].hex()}"
-    return ""
+        changed = range(size) if got != want else ()
+        at = next((i for i in changed if got[i] != want[i] and address + i not in excused), None)
+        if at is not None:
+            yield f"memory at {address + at:#x}: {got[at : at + 16].hex()}, CPU {want[at : at + 16].hex()}"
 
 
 def _beyond(native: Result, engine: Engine) -> bool:
@@ -167,7 +169,7 @@ def _compare_end(native: Result, engine: Engine, fault: Fault | None, p: Plan, e
     if not text and not (native.outcome == FAULT and half_done(_faulting(native))):
         text = _differences(native, *engine.state(), p.taint[-1] if p.taint else 0)
     if not text and not _several(native):
-        text = _memory_difference(engine, native)
+        text = next(memory_differences(engine, native), "")
     if not text and [*map(selector, engine.sregs())] != [*map(selector, native.sregs)]:
         text = f"es cs ss ds fs gs {[hex(s) for s in engine.sregs()]}, CPU {[hex(s) for s in native.sregs]}"
     retired = native.icount + extra

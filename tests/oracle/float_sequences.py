@@ -13,7 +13,8 @@ from dataclasses import replace
 from functools import cache
 
 from . import native, sse, x87
-from .case import ARITH, DATA, FAULT, READONLY, REGIONS, STACK_TOP, UNTIL, Case, Result
+from .case import ARITH, DATA, FAULT, READONLY, STACK_TOP, UNTIL, Case, Result
+from .compare import memory_differences
 from .ours import Ours
 from .undefined import SSE_ROWS, X87
 
@@ -136,12 +137,7 @@ def difference(case: Case, result: Result, engine: Ours, steps: bool = False) ->
     regs, eip, eflags = engine.state()
     if regs != result.regs or eip != result.eip or (eflags ^ result.eflags) & ARITH:
         return f"{engine.state()}, CPU {result.regs} {result.eip:#x} {result.eflags:#x}"
-    for address, size, _ in REGIONS:
-        ours, theirs = engine.memory(address, size), bytes(result.memory[address])
-        if ours != theirs:
-            at = next(i for i in range(size) if ours[i] != theirs[i])
-            return f"memory {address + at:#x}: {ours[at : at + 16].hex()}, CPU {theirs[at : at + 16].hex()}"
-    return ""
+    return next(memory_differences(engine, result), "")
 
 
 def _smaller(case: Case) -> Iterator[Case]:

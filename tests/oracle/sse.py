@@ -16,7 +16,8 @@ from typing import NamedTuple
 from pykprobes import Machine
 
 from . import silicon
-from .case import ARITH, CODE, DATA, FAULT, READONLY, REGIONS, STACK_TOP, UNTIL, Case, Result
+from .case import ARITH, CODE, DATA, FAULT, READONLY, STACK_TOP, UNTIL, Case, Result
+from .compare import memory_differences
 from .ours import Ours
 from .undefined import SSE_NEWER, SSE_ROWS, VENDOR
 from .x87 import VALUES as X87_VALUES
@@ -362,13 +363,7 @@ def difference(form: Form, case: Case, result: Result, engine: Ours) -> str:
         found.append(f"registers {pairs} eip {eip:#x} eflags {eflags:#x} CPU {result.eflags:#x}")
     image = case.notes if isinstance(case.notes, int) else 0
     skipped = [image + k for what in excused & set(_IN_IMAGE) for k in _IN_IMAGE[what]]
-    for address, size, _ in REGIONS:
-        ours, theirs = engine.memory(address, size), bytes(result.memory[address])
-        changed = range(size) if ours != theirs else ()
-        bad = [k for k in changed if ours[k] != theirs[k] and address + k not in skipped]
-        if bad:
-            part = slice(bad[0], bad[0] + 16)
-            found.append(f"memory {address + bad[0]:#x}: {ours[part].hex()} CPU {theirs[part].hex()}")
+    found += memory_differences(engine, result, skipped)
     if not found:
         return ""
     operand = case.patches[0][1].hex() if case.patches else ""

@@ -12,7 +12,8 @@ from pykprobes import Machine
 from pykprobes.fpu import from_float
 
 from . import silicon
-from .case import ARITH, DATA, FAULT, REGIONS, STACK_TOP, Case, Result
+from .case import ARITH, DATA, FAULT, STACK_TOP, Case, Result
+from .compare import memory_differences
 from .ours import Ours
 from .undefined import VENDOR, X87
 
@@ -261,14 +262,8 @@ def difference(form: Form, case: Case, result: Result, engine: Ours) -> str:
     regs, eip, eflags = engine.state()
     if regs != result.regs or eip != result.eip or (eflags ^ result.eflags) & ARITH & ~masks.get("eflags", 0):
         found.append(f"eax {regs[0]:#x} CPU {result.regs[0]:#x} eip {eip:#x} eflags {eflags:#x} CPU {result.eflags:#x}")
-    pointers = (range(6, 14) if form.prefix else range(12, 28)) if "pointers" in masks else range(0)
-    for address, size, _ in REGIONS:
-        ours, theirs = engine.memory(address, size), bytes(result.memory[address])
-        changed = range(size) if ours != theirs else ()
-        bad = [k for k in changed if ours[k] != theirs[k] and not (address == DATA and k in pointers)]
-        if bad:
-            part = slice(bad[0], bad[0] + 16)
-            found.append(f"memory {address + bad[0]:#x}: {ours[part].hex()} CPU {theirs[part].hex()}")
+    pointers = range(DATA + 6, DATA + 14) if form.prefix else range(DATA + 12, DATA + 28)
+    found += memory_differences(engine, result, pointers if "pointers" in masks else ())
     if not found:
         return ""
     operand = case.patches[0][1].hex() if case.patches else ""
